@@ -1,0 +1,341 @@
+//! The typed epic: defaults applied, inputs resolved, every name checked. This is what the journal keeps.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::ids::{EpicName, PhaseName, ProjectId, Resource, RoleName, TaskName};
+
+/// A complete, valid epic.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpicSpec {
+    /// The author's name for it.
+    pub name: EpicName,
+    /// A line for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// The space of its locks and keys.
+    pub project: ProjectId,
+    /// 0 is highest, 4 lowest.
+    pub priority: u8,
+    /// Resolved inputs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, Value>,
+    /// Where its tasks work.
+    #[serde(default)]
+    pub workspace: Workspace,
+    /// Ordered phases; empty if the epic has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<PhaseName>,
+    /// What is declared about resources.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resources: BTreeMap<Resource, ResourceSpec>,
+    /// What happens when a task has failed for good.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// A reference into the outside world, for instance `bd:ved-9d0`.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The tasks, in the document's order; positions are used as ids by [`crate::document::Plan`].
+    pub tasks: Vec<TaskSpec>,
+}
+
+/// Where the tasks of an epic work.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Workspace {
+    /// An empty private folder per attempt.
+    #[default]
+    None,
+    /// A folder on the node's machine that all tasks share, absolute.
+    Path(String),
+}
+
+/// What follows when a task has failed for good.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// Running tasks end, nothing new starts except by `always()` or `failure()`.
+    #[default]
+    Stop,
+}
+
+/// What an epic declares about a resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceSpec {
+    /// How long a holder may be silent before its lease ends.
+    pub lease_ms: u64,
+}
+
+/// The lease of a resource of which nothing is declared: 5 minutes.
+pub const LEASE_MS_DEFAULT: u64 = 5 * 60 * 1000;
+/// Silence after which a task counts as stuck, unless it says otherwise: 5 minutes.
+pub const STUCK_AFTER_MS_DEFAULT: u64 = 5 * 60 * 1000;
+
+/// One task, all defaults applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// Its name in the epic.
+    pub name: TaskName,
+    /// Position in [`EpicSpec::phases`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<u32>,
+    /// Positions in [`EpicSpec::tasks`]; `None` waits for the whole phase before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Vec<u32>>,
+    /// What runs.
+    pub work: Work,
+    /// The role that must run it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<RoleName>,
+    /// Skills that the agent must have, sorted, all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skills: Vec<String>,
+    /// Axes of the matrix in the document's order; empty without one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub matrix: Vec<MatrixAxis>,
+    /// Combinations left out: axis to value.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<BTreeMap<String, String>>,
+    /// How many instances may be open at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_parallel: Option<u32>,
+    /// One failed instance cancels the others.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub fail_fast: bool,
+    /// When it runs at all.
+    #[serde(default, skip_serializing_if = "Condition::is_success")]
+    pub condition: Condition,
+    /// Resources it takes, all together.
+    #[serde(default, skip_serializing_if = "LockSpec::is_empty")]
+    pub locks: LockSpec,
+    /// How often and after what it is tried again.
+    pub retry: RetryPolicy,
+    /// Longest time of one attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Longest silence of one attempt.
+    pub stuck_after_ms: u64,
+    /// Its failure satisfies its dependents and does not fail the epic.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub optional: bool,
+    /// Declared outputs: name to type.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<String, OutputType>,
+    /// Environment it declares; values may hold `${{ … }}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Folder under the workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// Free words, used by policies and views.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// 0 is highest, 4 lowest.
+    pub priority: u8,
+    /// A reference into the outside world.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// Everything that its texts refer to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<Reference>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// What a task runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// A shell command.
+    Run(Script),
+    /// A built-in tool; strings in `with` may hold `${{ … }}`.
+    Tool {
+        /// Its name in the registry.
+        tool: String,
+        /// Its arguments.
+        with: Value,
+    },
+}
+
+impl Work {
+    /// The key under which users write it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Run(_) => "run",
+            Self::Tool { .. } => "tool",
+        }
+    }
+}
+
+/// A shell text whose references have become environment variables, so that no value is ever read as shell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Script {
+    /// The text for `/bin/sh -c`.
+    pub text: String,
+    /// Variable name to what it holds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, Reference>,
+}
+
+/// What `${{ … }}` may name. As text (and as JSON) it is what stands between the braces.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reference {
+    /// `inputs.x`, possibly deeper: `inputs.x.y`.
+    Input(Vec<String>),
+    /// `tasks.t.outputs.y`.
+    Output {
+        /// The task.
+        task: TaskName,
+        /// The output.
+        output: String,
+    },
+    /// `matrix.i`.
+    Matrix(String),
+    /// `secrets.X`; resolved on the node only.
+    Secret(String),
+}
+
+/// One axis of a matrix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MatrixAxis {
+    /// Its name.
+    pub axis: String,
+    /// Its values, `[A-Za-z0-9_.:-]{1,64}`.
+    pub values: Vec<String>,
+}
+
+/// When a task runs, once its needs have ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// All needs are satisfied (the default).
+    #[default]
+    Success,
+    /// In any case.
+    Always,
+    /// One of the needs failed or was cancelled.
+    Failure,
+}
+
+impl Condition {
+    fn is_success(&self) -> bool {
+        *self == Self::Success
+    }
+}
+
+/// The resources of a task; entries may hold `${{ inputs.x }}` (resolved already) and `${{ matrix.i }}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockSpec {
+    /// Shared with readers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read: Vec<String>,
+    /// Held alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub write: Vec<String>,
+}
+
+impl LockSpec {
+    /// True if nothing is locked.
+    pub fn is_empty(&self) -> bool {
+        self.read.is_empty() && self.write.is_empty()
+    }
+}
+
+/// How a resource is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockMode {
+    /// Shared with other readers.
+    Read,
+    /// Alone.
+    Write,
+}
+
+/// How often a run is tried and after what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryPolicy {
+    /// All tries of a run together, at least 1.
+    pub attempts: u32,
+    /// Pause before the second try; doubles from there.
+    pub backoff_ms: u64,
+    /// Longest pause.
+    pub max_ms: u64,
+    /// Causes after which it is tried again.
+    pub on: Vec<RetryCause>,
+}
+
+/// Longest pause between tries, unless the task says otherwise.
+pub const BACKOFF_MS_MAX_DEFAULT: u64 = 5 * 60 * 1000;
+
+impl Default for RetryPolicy {
+    /// A lost or stuck agent is no fault of the command: 3 tries for these, none for the rest.
+    fn default() -> Self {
+        Self { attempts: 3, backoff_ms: 0, max_ms: BACKOFF_MS_MAX_DEFAULT, on: vec![RetryCause::AgentLost, RetryCause::Stuck] }
+    }
+}
+
+impl RetryPolicy {
+    /// `retry: 0`: started at most once.
+    pub fn is_once(&self) -> bool {
+        self.attempts <= 1
+    }
+}
+
+/// Why an attempt ended without a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryCause {
+    /// The command or tool failed.
+    Exit,
+    /// It took longer than `timeout`.
+    Timeout,
+    /// No progress for `stuck_after`, or its lease ended.
+    Stuck,
+    /// The agent, its node or its guard died.
+    AgentLost,
+    /// The outputs did not have the declared types.
+    Output,
+    /// Disk, memory or processes of the node ran out.
+    Resource,
+}
+
+impl RetryCause {
+    /// All of them, in the order of the interface.
+    pub const ALL: [Self; 6] = [Self::Exit, Self::Timeout, Self::Stuck, Self::AgentLost, Self::Output, Self::Resource];
+
+    /// The word that users write.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exit => "exit",
+            Self::Timeout => "timeout",
+            Self::Stuck => "stuck",
+            Self::AgentLost => "agent_lost",
+            Self::Output => "output",
+            Self::Resource => "resource",
+        }
+    }
+}
+
+/// The type of a declared output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputType {
+    /// Any text.
+    String,
+    /// A finite number.
+    Number,
+    /// A whole number.
+    Integer,
+    /// `true` or `false`.
+    Boolean,
+    /// Any JSON object.
+    Object,
+    /// A list of one type, written `string[]`.
+    List(Box<OutputType>),
+    /// One of these words, written `enum(a, b)`.
+    Enum(Vec<String>),
+}

@@ -1,0 +1,150 @@
+//! What is seen: public events, derived from the journal in order.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::ids::{AgentId, EpicId, EventSeq, NodeId, ShardId};
+
+/// One public event. Absent parts are `null`, never missing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// The shard.
+    pub shard: ShardId,
+    /// Dense per shard, from 1.
+    pub seq: EventSeq,
+    /// RFC 3339, UTC, milliseconds.
+    pub ts: String,
+    /// The epic, if it is about one.
+    pub epic: Option<EpicId>,
+    /// `t` or `t[i]`.
+    pub task: Option<String>,
+    /// From 1.
+    pub run: Option<u32>,
+    /// From 1.
+    pub attempt: Option<u32>,
+    /// The agent.
+    pub agent: Option<AgentId>,
+    /// The node.
+    pub node: Option<NodeId>,
+    /// What happened.
+    #[serde(rename = "type")]
+    pub kind: EventType,
+    /// The rest.
+    pub data: Map<String, Value>,
+    /// The task as a subject token; not part of the body.
+    #[serde(skip)]
+    pub task_token: Option<String>,
+}
+
+impl Event {
+    /// `amphi.evt.<epic or _>.<task or _>.<type with dashes>`.
+    pub fn subject(&self) -> String {
+        let epic = self.epic.as_ref().map_or("_", |epic| epic.as_str());
+        let task = self.task_token.as_deref().or(self.task.as_deref()).unwrap_or("_");
+        format!("amphi.evt.{epic}.{task}.{}", self.kind.subject_token())
+    }
+
+    /// The id under which JetStream recognises it: `<shard>-<seq>`.
+    pub fn message_id(&self) -> String {
+        format!("{}-{}", self.shard, self.seq)
+    }
+}
+
+macro_rules! event_types {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
+        /// The kinds of events.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum EventType {
+            $($(#[$doc])* #[serde(rename = $text)] $variant,)*
+        }
+
+        impl EventType {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// `task.started`.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+event_types! {
+    /// An epic was accepted.
+    EpicSubmitted = "epic.submitted",
+    /// Its first task was assigned.
+    EpicStarted = "epic.started",
+    /// A person is needed; data: `reason`.
+    EpicWaiting = "epic.waiting",
+    /// It goes on after it had ended or waited.
+    EpicResumed = "epic.resumed",
+    /// It is over and succeeded.
+    EpicSucceeded = "epic.succeeded",
+    /// It is over and failed.
+    EpicFailed = "epic.failed",
+    /// It is over and was cancelled.
+    EpicCancelled = "epic.cancelled",
+    /// Needs are met.
+    TaskReady = "task.ready",
+    /// It waits; data: `reason`.
+    TaskWaiting = "task.waiting",
+    /// It was given to an agent; data: `token`.
+    TaskAssigned = "task.assigned",
+    /// It began; data: `pid`.
+    TaskStarted = "task.started",
+    /// It said how far it is; data: `percent`, `message`.
+    TaskProgress = "task.progress",
+    /// An attempt failed and is tried again; data: `cause`, `next_at`.
+    TaskRetrying = "task.retrying",
+    /// The run succeeded; data: `exit_code`, `outputs`, `artifacts`.
+    TaskSucceeded = "task.succeeded",
+    /// The run failed; data: `cause`, `exit_code`, `error`.
+    TaskFailed = "task.failed",
+    /// An attempt made no progress; data: `cause`.
+    TaskStuck = "task.stuck",
+    /// The next attempt went to another agent; data: `from`.
+    TaskReassigned = "task.reassigned",
+    /// The run was cancelled; data: `cause`.
+    TaskCancelled = "task.cancelled",
+    /// Its condition was false.
+    TaskSkipped = "task.skipped",
+    /// Nobody knows whether it did its work.
+    TaskUnknown = "task.unknown",
+    /// A lock was granted; data: `resource`, `mode`, `token`.
+    LockGranted = "lock.granted",
+    /// A lock is free again; data: `resource`, `mode`, `token`.
+    LockReleased = "lock.released",
+    /// A lease ended; data: `resource`, `token`.
+    LockExpired = "lock.expired",
+    /// A question for a person; data: `incident`, `summary`.
+    IncidentOpened = "incident.opened",
+    /// The answer; data: `incident`, `resolution`, `by`.
+    IncidentResolved = "incident.resolved",
+    /// An agent is there; data: `role`.
+    AgentJoined = "agent.joined",
+    /// An agent died or went; data: `cause`.
+    AgentLost = "agent.lost",
+    /// Its supervisor started it again; data: `restarts`, `cause`.
+    AgentRestarted = "agent.restarted",
+    /// It died too often; data: `restarts`, `cause`.
+    AgentQuarantined = "agent.quarantined",
+    /// A node is there; data: `incarnation`, `pid`, `capacity`.
+    NodeJoined = "node.joined",
+    /// A node is gone; data: `incarnation`, `cause`.
+    NodeLost = "node.lost",
+    /// A Manager leads; data: `epoch`.
+    ManagerElected = "manager.elected",
+}
+
+impl EventType {
+    /// `task-started`.
+    pub fn subject_token(self) -> String {
+        self.as_str().replace('.', "-")
+    }
+
+    /// True for the last event of an epic (until it is reopened).
+    pub fn ends_epic(self) -> bool {
+        matches!(self, Self::EpicSucceeded | Self::EpicFailed | Self::EpicCancelled)
+    }
+}

@@ -1,0 +1,592 @@
+//! What is remembered: one [`Record`] per commit, in the order of the shard's journal.
+//!
+//! A record holds the inputs that were taken in and, for each of them, the decisions that followed. Decisions are recorded, never
+//! recomputed: a newer build with a better scheduler replays an old journal to the same state. Records are JSON with a schema
+//! number; a newer schema is refused, older ones stay readable.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::document::EpicSpec;
+use crate::ids::{
+    AgentId, AttemptRef, CommitIndex, EpicId, Epoch, EventSeq, IncidentId, Incarnation, NodeId, ProjectId, RoleName, ShardId,
+    SubmitKey, Timestamp, Token,
+};
+
+/// The schema number that this build writes.
+pub const SCHEMA: u32 = 1;
+/// Largest encoded record.
+pub const RECORD_BYTES_MAX: usize = 768 * 1024;
+/// A larger specification goes to the object store; the journal keeps its hash.
+pub const SPEC_BYTES_INLINE_MAX: usize = 512 * 1024;
+
+/// One commit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`SCHEMA`] of the writer.
+    pub schema: u32,
+    /// The shard.
+    pub shard: ShardId,
+    /// Dense, from 1.
+    pub index: CommitIndex,
+    /// The leader's term.
+    pub epoch: Epoch,
+    /// The leader's time; never goes back.
+    pub now_ms: Timestamp,
+    /// Unique per commit; tells our own write from another's after a doubt.
+    pub commit_id: String,
+    /// SHA-256 of the record before, in hex; empty for the first.
+    pub prev_hash: String,
+    /// Number of the last public event before this commit.
+    pub seq: EventSeq,
+    /// What was taken in.
+    pub inputs: Vec<Input>,
+    /// What followed, one list per input.
+    pub decisions: Vec<Vec<Decision>>,
+}
+
+/// Why bytes are no record of this build.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Not JSON of the wanted shape.
+    #[error("the journal record cannot be read")]
+    Malformed(#[from] serde_json::Error),
+    /// Written by a newer build.
+    #[error("the journal record has schema {found}, this build reads up to {SCHEMA}")]
+    NewerSchema {
+        /// The schema found.
+        found: u32,
+    },
+}
+
+impl Record {
+    /// The bytes that are stored and hashed.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record has only string keys and finite numbers")
+    }
+
+    /// Reads a stored record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        #[derive(Deserialize)]
+        struct Head {
+            schema: u32,
+        }
+        let head: Head = serde_json::from_slice(bytes)?;
+        if head.schema > SCHEMA {
+            return Err(RecordError::NewerSchema { found: head.schema });
+        }
+        Ok(serde_json::from_slice(bytes)?)
+    }
+
+    /// What the next record carries as `prev_hash`.
+    pub fn hash(bytes: &[u8]) -> String {
+        hex::encode(Sha256::digest(bytes))
+    }
+}
+
+/// What the Manager takes in. Only inputs that led to a decision are journalled; refused ones are answered and forgotten.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Input {
+    /// A new leader begins its term.
+    Lead {
+        /// The node of the leader.
+        node: NodeId,
+    },
+    /// A client sends an epic.
+    Submit(Submission),
+    /// A client cancels an epic.
+    CancelEpic {
+        /// The epic.
+        epic: EpicId,
+        /// Who asked.
+        by: String,
+    },
+    /// A client cancels one task (all its instances, or one).
+    CancelTask {
+        /// The epic.
+        epic: EpicId,
+        /// Its instances.
+        instances: Vec<u32>,
+        /// Who asked.
+        by: String,
+    },
+    /// A client wants a new run of ended instances and of what was cancelled because of them.
+    RetryTask {
+        /// The epic.
+        epic: EpicId,
+        /// Its instances.
+        instances: Vec<u32>,
+        /// Who asked.
+        by: String,
+    },
+    /// A person says how an unknown outcome is to be read.
+    ResolveIncident {
+        /// The incident.
+        incident: IncidentId,
+        /// The reading.
+        resolution: Resolution,
+        /// Who said so.
+        by: String,
+    },
+    /// A node process presents itself. Its former life, if there was one, is proven dead with everything that it had started.
+    Join(NodeInfo),
+    /// A node is gone.
+    LoseNode {
+        /// The node.
+        node: NodeId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Why it counts as gone.
+        cause: String,
+    },
+    /// An agent changed: died, was restarted, was quarantined, came or went.
+    Agent(AgentReport),
+    /// A node reports about an attempt.
+    Attempt(AttemptReport),
+    /// An attempt made no progress for its time; measured by the leader, outside the state.
+    Silent {
+        /// The attempt.
+        attempt: AttemptRef,
+        /// `stuck` or `lease`.
+        cause: CancelCause,
+    },
+    /// Time has passed; what is due is decided.
+    Tick,
+}
+
+/// An epic as it reaches the Manager. The specification itself is journalled with the decision, not twice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Submission {
+    /// The id that it gets unless its key is known already.
+    pub epic: EpicId,
+    /// Idempotency key, per project.
+    pub key: SubmitKey,
+    /// SHA-256 of the body, in hex: the same key with another body is a conflict.
+    pub body_hash: String,
+    /// The submitter.
+    pub by: String,
+    /// The project (also in the specification).
+    pub project: ProjectId,
+    /// What was asked for.
+    #[serde(skip)]
+    pub spec: SpecRef,
+}
+
+/// A specification, in the record or beside it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SpecRef {
+    /// SHA-256 of the specification's JSON, in hex.
+    pub hash: String,
+    /// In the record, unless it is larger than [`SPEC_BYTES_INLINE_MAX`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inline: Option<Arc<EpicSpec>>,
+    /// Filled from the object store before the record is replayed, when it is not inline.
+    #[serde(skip)]
+    pub resolved: Option<Arc<EpicSpec>>,
+}
+
+impl SpecRef {
+    /// A reference to `spec`, inline if it is small, and its JSON.
+    pub fn new(spec: Arc<EpicSpec>) -> (Self, Vec<u8>) {
+        let bytes = serde_json::to_vec(&*spec).expect("a specification has only string keys and finite numbers");
+        let hash = hex::encode(Sha256::digest(&bytes));
+        let small = bytes.len() <= SPEC_BYTES_INLINE_MAX;
+        let (inline, resolved) = if small { (Some(spec), None) } else { (None, Some(spec)) };
+        (Self { hash, inline, resolved }, bytes)
+    }
+
+    /// The specification, if it is at hand.
+    pub fn get(&self) -> Option<&Arc<EpicSpec>> {
+        self.inline.as_ref().or(self.resolved.as_ref())
+    }
+}
+
+/// How a person reads an unknown outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resolution {
+    /// It did its work.
+    Succeeded,
+    /// It did not.
+    Failed,
+    /// It never began, so it may start.
+    NotStarted,
+}
+
+/// A node and what runs on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// The node.
+    pub node: NodeId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Its process.
+    pub pid: u32,
+    /// How many tasks it runs at once.
+    pub capacity: u32,
+    /// Labels, `key` to `value`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Its agents.
+    pub agents: Vec<AgentInfo>,
+}
+
+/// One agent of a node; it runs one task at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentInfo {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its role.
+    pub role: RoleName,
+    /// Its skills, sorted.
+    pub skills: Vec<String>,
+}
+
+/// A change of one agent, reported by its node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentReport {
+    /// The node.
+    pub node: NodeId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// The agent.
+    pub agent: AgentId,
+    /// What it is now.
+    pub state: AgentLife,
+    /// How often it was restarted in this life of the node.
+    pub restarts: u32,
+    /// Why, for people.
+    pub cause: String,
+}
+
+/// Whether an agent can be given work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentLife {
+    /// Ready for work (again).
+    Up,
+    /// Dead, and its supervisor is at work.
+    Down,
+    /// Dead too often; it stays down until a person says otherwise.
+    Quarantined,
+}
+
+/// A node's word about an attempt. Reports of former lives and of ended attempts are dropped and counted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptReport {
+    /// The node.
+    pub node: NodeId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// The attempt.
+    pub attempt: AttemptRef,
+    /// Its fencing token.
+    pub token: Token,
+    /// What happened.
+    pub what: AttemptNews,
+}
+
+/// What a node says about an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptNews {
+    /// The node has it and asks for the go; only where a start must never be repeated.
+    Claim,
+    /// It began; a process has a pid, a tool none.
+    Started {
+        /// The process.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
+    },
+    /// Said by the task itself.
+    Progress {
+        /// 0 to 100.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        percent: Option<u8>,
+        /// A line for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
+    /// It is over, and every process of it is dead.
+    Ended(AttemptEnd),
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptEnd {
+    /// The verdict.
+    pub outcome: Outcome,
+    /// Exit code of the process, `128 + n` for signal n.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// For people, at most 4 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Its outputs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<String, Value>,
+    /// Files that it left, in the object store under their hash.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
+}
+
+/// The verdict on an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It did its work.
+    Succeeded,
+    /// It failed by itself.
+    Exit,
+    /// Its outputs do not have the declared types.
+    Output,
+    /// The node ran out of something.
+    Resource,
+    /// Ended on the Manager's word; the cause stands in the cancel decision.
+    Cancelled,
+    /// The agent, its guard or its node died.
+    AgentLost,
+    /// The node never began it.
+    NotStarted,
+}
+
+/// A file that an attempt left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Path under `$AMPHI_ARTIFACTS`.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 in hex, its name in the object store.
+    pub sha256: String,
+}
+
+/// Why the Manager ends an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelCause {
+    /// Its epic or task was cancelled by somebody.
+    Request,
+    /// It took longer than `timeout`.
+    Timeout,
+    /// No progress for `stuck_after`.
+    Stuck,
+    /// Its lease ended.
+    Lease,
+    /// Another instance of its matrix failed, with `fail_fast`.
+    FailFast,
+}
+
+/// What follows an ended attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Next {
+    /// The run succeeded.
+    Succeeded,
+    /// The run failed.
+    Failed,
+    /// The run was cancelled.
+    Cancelled,
+    /// Another attempt, not before this moment.
+    Retry {
+        /// When.
+        at: Timestamp,
+    },
+    /// Nobody knows whether it did its work, and it must not be repeated: a person decides.
+    Unknown,
+}
+
+/// What the Manager decided. Each decision changes the state by itself; some have effects after their commit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// A new term. Everything of older terms is void from here.
+    EpochStarted {
+        /// The leader's node.
+        node: NodeId,
+        /// The term.
+        epoch: Epoch,
+    },
+    /// An epic was accepted.
+    EpicAccepted {
+        /// Its id.
+        epic: EpicId,
+        /// Its key.
+        key: SubmitKey,
+        /// Hash of the body behind the key.
+        body_hash: String,
+        /// Who sent it.
+        by: String,
+        /// What it asks for.
+        spec: SpecRef,
+    },
+    /// Nothing of the epic starts any more except by `always()` or `failure()`: a task failed for good.
+    EpicStopping {
+        /// The epic.
+        epic: EpicId,
+        /// The instance whose failure it was.
+        i: u32,
+    },
+    /// The epic is being cancelled: nothing starts, what runs is ended.
+    EpicCancelling {
+        /// The epic.
+        epic: EpicId,
+        /// Who asked.
+        by: String,
+    },
+    /// The epic is over.
+    EpicEnded {
+        /// The epic.
+        epic: EpicId,
+        /// How.
+        state: EpicEnd,
+    },
+    /// Whether a task runs whose needs have all ended and that has a condition.
+    ConditionDecided {
+        /// The epic.
+        epic: EpicId,
+        /// The task's position.
+        task: u32,
+        /// It runs.
+        runs: bool,
+    },
+    /// An attempt was given to an agent, together with all its locks.
+    Assigned {
+        /// The attempt.
+        attempt: AttemptRef,
+        /// The agent.
+        agent: AgentId,
+        /// Its node.
+        node: NodeId,
+        /// The node's life.
+        incarnation: Incarnation,
+        /// Fencing token of the whole set.
+        token: Token,
+    },
+    /// The node may begin: the start is on record before it happens.
+    Claimed {
+        /// The attempt.
+        attempt: AttemptRef,
+    },
+    /// The attempt began.
+    Started {
+        /// The attempt.
+        attempt: AttemptRef,
+        /// Its process.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
+    },
+    /// The task said how far it is.
+    Progressed {
+        /// The attempt.
+        attempt: AttemptRef,
+        /// 0 to 100.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        percent: Option<u8>,
+        /// A line for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
+    /// The attempt is to be ended by its node.
+    AttemptCancelling {
+        /// The attempt.
+        attempt: AttemptRef,
+        /// Why.
+        cause: CancelCause,
+    },
+    /// The attempt is over; its locks are free with this decision.
+    AttemptEnded {
+        /// The attempt.
+        attempt: AttemptRef,
+        /// Its token.
+        token: Token,
+        /// How it ended.
+        end: AttemptEnd,
+        /// What follows.
+        next: Next,
+    },
+    /// The pause before the next attempt is over.
+    BackoffEnded {
+        /// The epic.
+        epic: EpicId,
+        /// The instance.
+        i: u32,
+    },
+    /// Instances that had not started end as `cancelled`.
+    InstancesCancelled {
+        /// The epic.
+        epic: EpicId,
+        /// The instances.
+        instances: Vec<u32>,
+        /// Why.
+        cause: CancelCause,
+    },
+    /// Ended instances get a new run, and an ended epic goes on.
+    Reopened {
+        /// The epic.
+        epic: EpicId,
+        /// The instances.
+        instances: Vec<u32>,
+        /// Who asked.
+        by: String,
+    },
+    /// A question for a person.
+    IncidentOpened {
+        /// Its id.
+        incident: IncidentId,
+        /// The attempt that it is about.
+        attempt: AttemptRef,
+        /// A line for people.
+        summary: String,
+    },
+    /// The answer.
+    IncidentResolved {
+        /// Its id.
+        incident: IncidentId,
+        /// The answer.
+        resolution: Resolution,
+        /// Who gave it.
+        by: String,
+    },
+    /// A node is there.
+    NodeJoined(NodeInfo),
+    /// A node is gone.
+    NodeLost {
+        /// The node.
+        node: NodeId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Why.
+        cause: String,
+    },
+    /// An agent changed.
+    AgentChanged {
+        /// Its node.
+        node: NodeId,
+        /// The agent.
+        agent: AgentId,
+        /// What it is now.
+        state: AgentLife,
+        /// How often it was restarted.
+        restarts: u32,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// How an epic ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EpicEnd {
+    /// Everything that had to succeed did.
+    Succeeded,
+    /// A task failed for good.
+    Failed,
+    /// Somebody cancelled it.
+    Cancelled,
+}

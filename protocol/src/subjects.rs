@@ -1,0 +1,77 @@
+//! Every NATS name in one place: subjects, streams, buckets, headers. Nothing outside this module spells one out.
+
+use crate::ids::{EpicId, NodeId, ShardId};
+
+/// Group of the public micro service; its endpoints are `amphi.api.<noun>.<verb>`.
+pub const API_GROUP: &str = "amphi.api";
+/// Name of the micro service.
+pub const SERVICE_NAME: &str = "amphi";
+/// Stream of public events (memory, bounded, rebuildable).
+pub const EVENTS_STREAM: &str = "AMPHI_EVENTS";
+/// What [`EVENTS_STREAM`] holds.
+pub const EVENTS_SUBJECTS: &str = "amphi.evt.>";
+/// Stream of agent messages.
+pub const MESSAGES_STREAM: &str = "AMPHI_MESSAGES";
+/// What [`MESSAGES_STREAM`] holds.
+pub const MESSAGES_SUBJECTS: &str = "amphi.msg.>";
+/// Stream of task output, bounded.
+pub const OUTPUT_STREAM: &str = "AMPHI_OUTPUT";
+/// What [`OUTPUT_STREAM`] holds.
+pub const OUTPUT_SUBJECTS: &str = "amphi.out.>";
+/// Object store bucket for large documents and artifacts, by content hash.
+pub const OBJECTS_BUCKET: &str = "AMPHI_OBJECTS";
+/// Header that names the codec of an internal message.
+pub const CODEC_HEADER: &str = "Amphi-Codec";
+/// The idempotency key of a submission.
+pub const MESSAGE_ID_HEADER: &str = "Nats-Msg-Id";
+/// Error text of a reply.
+pub const ERROR_HEADER: &str = "Nats-Service-Error";
+/// Error number of a reply.
+pub const ERROR_CODE_HEADER: &str = "Nats-Service-Error-Code";
+
+/// Stream of a shard's journal.
+pub fn journal_stream(shard: ShardId) -> String {
+    format!("AMPHI_JOURNAL_{shard}")
+}
+
+/// The one literal subject of a shard's journal.
+pub fn journal_subject(shard: ShardId) -> String {
+    format!("amphi.journal.{shard}")
+}
+
+/// Inputs for the leader of a shard, from nodes and from gateways elsewhere.
+pub fn leader(shard: ShardId) -> String {
+    format!("amphi.int.shard.{shard}.input")
+}
+
+/// Heartbeats of nodes, for all Managers of a shard.
+pub fn heartbeats(shard: ShardId) -> String {
+    format!("amphi.int.shard.{shard}.heartbeat")
+}
+
+/// Commands for a node.
+pub fn node_commands(node: &NodeId) -> String {
+    format!("amphi.int.node.{node}.command")
+}
+
+/// A node's own published state (its supervision tree), by request.
+pub fn node_tree(node: &NodeId) -> String {
+    format!("amphi.int.node.{node}.tree")
+}
+
+/// All events of an epic.
+pub fn epic_events(epic: &EpicId) -> String {
+    format!("amphi.evt.{epic}.>")
+}
+
+/// Output of one attempt; `stream` is `out` or `err`.
+pub fn output(epic: &EpicId, task_token: &str, run: u32, attempt: u32, stream: &str) -> String {
+    format!("amphi.out.{epic}.{task_token}.{run}.{attempt}.{stream}")
+}
+
+/// A task's key (`t` or `t[a,b]`) as one subject token: everything but letters, digits, `_` and `-` becomes `-`.
+///
+/// Only used for output, where the key is in the message as well; events use the ordinal.
+pub fn key_token(key: &str) -> String {
+    key.trim_end_matches(']').chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect()
+}

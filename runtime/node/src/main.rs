@@ -1,0 +1,2 @@
+//! The `amphi` binary.
+fn main() {}

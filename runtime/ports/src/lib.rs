@@ -1,0 +1,206 @@
+//! Traits through which the actors reach the world. No implementation, no decision, no I/O here.
+//!
+//! Every remote write has three results: done, refused, or unknown; the error types keep these apart, and nobody may treat unknown
+//! as refused.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use amphi_protocol::event::Event;
+use amphi_protocol::ids::{AttemptRef, ShardId, Timestamp, Token};
+use amphi_protocol::journal::AttemptEnd;
+use amphi_protocol::node::Job;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// The journal of one shard.
+pub trait Journal: Send + Sync + 'static {
+    /// Appends `record` if `expected` is the sequence of the last record (0 for an empty journal). Returns the new sequence.
+    fn append(&self, expected: u64, record: Bytes) -> BoxFuture<'_, Result<u64, AppendError>>;
+
+    /// The last record and its sequence.
+    fn last(&self) -> BoxFuture<'_, Result<Option<(u64, Bytes)>, StoreError>>;
+
+    /// All records after sequence `after` up to the end as of this call, in order, without gaps.
+    fn read(&self, after: u64) -> BoxStream<'_, Result<(u64, Bytes), StoreError>>;
+}
+
+/// Why a record was not appended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The journal has another last record: compare-and-set failed.
+    #[error("the journal ends elsewhere than expected")]
+    Conflict,
+    /// Another write was under way (error 10164); trying the same again is right.
+    #[error("another write to the journal was under way")]
+    Busy,
+    /// Nobody knows; it may have landed or land later.
+    #[error("whether the record was written is unknown")]
+    Unknown(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A store could not be read or written; trying again may help.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} failed")]
+pub struct StoreError {
+    /// What was tried.
+    pub what: String,
+    /// Why it failed.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// The store says that something is missing or damaged that must be there; trying again does not help.
+    pub damaged: bool,
+}
+
+/// Documents and artifacts, by content hash.
+pub trait ObjectStore: Send + Sync + 'static {
+    /// Stores `bytes` under `name`; storing the same again is no error.
+    fn put<'a>(&'a self, name: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Reads `name`; `None` if it is not there.
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>>;
+}
+
+/// The stream of public events.
+pub trait EventStream: Send + Sync + 'static {
+    /// Number of the last event of `shard` that the stream holds; 0 if it is empty. Creates the stream if it is missing.
+    fn last_seq(&self, shard: ShardId) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Publishes in order, each event under its message id. After an error any prefix may have been stored.
+    fn publish<'a>(&'a self, events: &'a [Event]) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// Output of attempts.
+pub trait OutputLog: Send + Sync + 'static {
+    /// Appends a chunk of one attempt's output; returns when it is stored.
+    fn append<'a>(&'a self, attempt: &'a AttemptRef, task: &'a str, chunk: OutputChunk) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// A piece of output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputChunk {
+    /// Where it was written.
+    pub source: OutputSource,
+    /// What was written.
+    pub bytes: Bytes,
+}
+
+/// Where output was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputSource {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+/// Core messaging between processes.
+pub trait MessageBus: Send + Sync + 'static {
+    /// Sends without waiting for anybody.
+    fn publish(&self, subject: String, headers: BTreeMap<String, String>, body: Bytes) -> BoxFuture<'_, Result<(), BusError>>;
+
+    /// Asks one receiver and waits for the answer.
+    fn request(
+        &self,
+        subject: String,
+        headers: BTreeMap<String, String>,
+        body: Bytes,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<BusMessage, BusError>>;
+
+    /// Messages to `subject` from now on; the subscription survives reconnects.
+    fn subscribe(&self, subject: String) -> BoxFuture<'_, Result<BoxStream<'static, BusMessage>, BusError>>;
+
+    /// False while the connection is down: silence then means nothing.
+    fn is_connected(&self) -> bool;
+}
+
+/// A message that came in.
+#[derive(Debug, Clone)]
+pub struct BusMessage {
+    /// Its subject.
+    pub subject: String,
+    /// Where the sender waits for an answer.
+    pub reply: Option<String>,
+    /// Its headers (the first value of each).
+    pub headers: BTreeMap<String, String>,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Why a message did not get through.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// Nobody listens there: it certainly was not taken.
+    #[error("nobody listens on {subject}")]
+    NoResponders {
+        /// The subject.
+        subject: String,
+    },
+    /// No answer in time: it may have been taken.
+    #[error("no answer from {subject} in time")]
+    Timeout {
+        /// The subject.
+        subject: String,
+    },
+    /// The connection failed: it may have been taken.
+    #[error("the message to {subject} failed")]
+    Failed {
+        /// The subject.
+        subject: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Time, so that tests can hold it.
+pub trait Clock: Send + Sync + 'static {
+    /// Wall time.
+    fn now(&self) -> Timestamp;
+}
+
+/// Runs jobs of one kind. One engine serves all agents of a node.
+pub trait Engine: Send + Sync + 'static {
+    /// Runs `job` to its end and returns how it ended. When the future returns, every process of the job is dead.
+    ///
+    /// `cancel` asks for an orderly end: TERM, 5 s, KILL. The outcome is then [`amphi_protocol::journal::Outcome::Cancelled`].
+    /// Dropping the future kills the tree too, without a confirmation.
+    fn run(&self, job: JobOrder, news: mpsc::UnboundedSender<JobNews>, cancel: CancellationToken) -> BoxFuture<'static, AttemptEnd>;
+}
+
+/// A job with the identity of its attempt.
+#[derive(Debug, Clone)]
+pub struct JobOrder {
+    /// The attempt.
+    pub attempt: AttemptRef,
+    /// `t` or `t[i]`.
+    pub task: String,
+    /// Fencing token.
+    pub token: Token,
+    /// What to run.
+    pub job: Arc<Job>,
+}
+
+/// What a running job lets its agent know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobNews {
+    /// It began; a process has a pid.
+    Started {
+        /// The process whose exit ends the job, not its guard.
+        pid: Option<u32>,
+    },
+    /// It wrote output, or used CPU time: it is not stuck.
+    Active,
+    /// It said how far it is.
+    Progress {
+        /// 0 to 100.
+        percent: Option<u8>,
+        /// A line for people.
+        message: Option<String>,
+    },
+}
