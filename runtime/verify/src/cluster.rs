@@ -1,0 +1,130 @@
+//! Nodes and agents as the journal tells them: who lives, who is busy, who may run what.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use amphi_protocol::document::TaskSpec;
+use amphi_protocol::ids::{AgentId, Incarnation, NodeId, RoleName};
+use amphi_protocol::journal::{AgentLife, NodeInfo};
+
+/// An instance of an epic, by positions in the checker.
+pub(crate) type InstanceKey = (usize, u32);
+
+/// All living nodes and their agents.
+#[derive(Debug, Default)]
+pub(crate) struct Cluster {
+    nodes: BTreeMap<NodeId, Node>,
+    agents: BTreeMap<AgentId, Agent>,
+}
+
+#[derive(Debug)]
+struct Node {
+    incarnation: Incarnation,
+    capacity: u32,
+    running: BTreeSet<InstanceKey>,
+}
+
+#[derive(Debug)]
+struct Agent {
+    node: NodeId,
+    role: RoleName,
+    skills: Vec<String>,
+    life: AgentLife,
+    busy: Option<InstanceKey>,
+}
+
+impl Agent {
+    fn matches(&self, task: &TaskSpec) -> bool {
+        task.agent.as_ref().is_none_or(|role| *role == self.role) && task.skills.iter().all(|skill| self.skills.contains(skill))
+    }
+}
+
+impl Cluster {
+    /// The present life of a node.
+    pub fn life(&self, node: &NodeId) -> Option<Incarnation> {
+        self.nodes.get(node).map(|node| node.incarnation)
+    }
+
+    /// The node to which an agent belongs.
+    pub fn node_of(&self, agent: &AgentId) -> Option<&NodeId> {
+        self.agents.get(agent).map(|agent| &agent.node)
+    }
+
+    /// A node presents itself; returns the instances that its former life had.
+    pub fn join(&mut self, info: &NodeInfo) -> Vec<InstanceKey> {
+        let same_life = self.life(&info.node) == Some(info.incarnation);
+        let running = if same_life { self.nodes.get(&info.node).map(|node| node.running.clone()) } else { None };
+        let busy: BTreeMap<AgentId, InstanceKey> = match same_life {
+            true => self.agents.iter().filter_map(|(id, agent)| Some((id.clone(), agent.busy?))).collect(),
+            false => BTreeMap::new(),
+        };
+        let former = if same_life { Vec::new() } else { self.lose(&info.node) };
+        self.agents.retain(|_, agent| agent.node != info.node);
+        for agent in &info.agents {
+            let known = Agent {
+                node: info.node.clone(),
+                role: agent.role.clone(),
+                skills: agent.skills.clone(),
+                life: AgentLife::Up,
+                busy: busy.get(&agent.agent).copied(),
+            };
+            self.agents.insert(agent.agent.clone(), known);
+        }
+        let node = Node { incarnation: info.incarnation, capacity: info.capacity, running: running.unwrap_or_default() };
+        self.nodes.insert(info.node.clone(), node);
+        former
+    }
+
+    /// A node is gone; returns the instances that it had.
+    pub fn lose(&mut self, node: &NodeId) -> Vec<InstanceKey> {
+        self.agents.retain(|_, agent| agent.node != *node);
+        self.nodes.remove(node).map(|node| node.running.into_iter().collect()).unwrap_or_default()
+    }
+
+    /// An agent changed.
+    pub fn change(&mut self, agent: &AgentId, life: AgentLife) {
+        if let Some(agent) = self.agents.get_mut(agent) {
+            agent.life = life;
+        }
+    }
+
+    /// True if the agent lives there, has the role and skills, is idle, and its node has room.
+    pub fn may_run(&self, agent: &AgentId, node: &NodeId, incarnation: Incarnation, task: &TaskSpec) -> bool {
+        self.life(node) == Some(incarnation)
+            && self.agents.get(agent).is_some_and(|agent| agent.node == *node && agent.matches(task) && self.is_free(agent))
+    }
+
+    /// True if another agent could have taken the task at this moment.
+    pub fn another_could(&self, except: &AgentId, task: &TaskSpec) -> bool {
+        self.agents.iter().any(|(id, agent)| id != except && agent.matches(task) && self.is_free(agent))
+    }
+
+    /// True if some living agent could take the task once it is free.
+    pub fn somebody_lives_for(&self, task: &TaskSpec) -> bool {
+        self.agents.values().any(|agent| agent.life == AgentLife::Up && agent.matches(task) && self.nodes.contains_key(&agent.node))
+    }
+
+    fn is_free(&self, agent: &Agent) -> bool {
+        let room = self.nodes.get(&agent.node).is_some_and(|node| node.running.len() < node.capacity as usize);
+        agent.life == AgentLife::Up && agent.busy.is_none() && room
+    }
+
+    /// The agent works on the instance.
+    pub fn occupy(&mut self, agent: &AgentId, node: &NodeId, instance: InstanceKey) {
+        if let Some(agent) = self.agents.get_mut(agent) {
+            agent.busy = Some(instance);
+        }
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.running.insert(instance);
+        }
+    }
+
+    /// The agent is through with the instance.
+    pub fn vacate(&mut self, agent: &AgentId, node: &NodeId, instance: InstanceKey) {
+        if let Some(agent) = self.agents.get_mut(agent).filter(|agent| agent.busy == Some(instance)) {
+            agent.busy = None;
+        }
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.running.remove(&instance);
+        }
+    }
+}

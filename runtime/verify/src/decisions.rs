@@ -1,0 +1,415 @@
+//! Decisions, one by one in their order: each is judged against the model and then changes it.
+
+use amphi_protocol::document::{Condition, Plan};
+use amphi_protocol::ids::{AttemptRef, EpicId, Token};
+use amphi_protocol::journal::{AttemptEnd, AttemptNews, Decision, EpicEnd, Input, Next, Outcome, Resolution, SpecRef};
+
+use crate::checker::{Checker, VerifyError};
+use crate::cluster::InstanceKey;
+use crate::grants::Grant;
+use crate::model::{EpicModel, How, Open, Shift, Stage};
+use crate::spec::{flaw, is_acyclic};
+use crate::verdict::Law;
+
+impl Checker {
+    /// Judges a decision and applies it. `excused`: its input had a fault that has been reported.
+    pub(crate) fn judge_decision(&mut self, input: &Input, decision: &Decision, excused: bool) -> Result<(), VerifyError> {
+        match decision {
+            // Judged with the chain.
+            Decision::EpochStarted { .. } => {}
+            Decision::EpicAccepted { .. } => self.accept(input, decision)?,
+            Decision::EpicStopping { epic, .. } => self.with_epic(epic, |checker, position| {
+                checker.epics[position].stopping = true;
+                let shift = checker.epics[position].cancel_unstarted(false);
+                checker.take_shift(position, shift);
+            }),
+            Decision::EpicCancelling { epic, .. } => self.with_epic(epic, |checker, position| {
+                checker.epics[position].cancelling = true;
+                let shift = checker.epics[position].cancel_unstarted(true);
+                checker.take_shift(position, shift);
+            }),
+            Decision::EpicEnded { epic, state } => self.with_epic(epic, |checker, position| checker.end_epic(position, *state)),
+            Decision::ConditionDecided { epic, task, runs } => self.decide_condition(epic, *task, *runs)?,
+            Decision::Assigned { attempt, agent, node, incarnation, token } => {
+                let grant = Grant { attempt, agent, node, incarnation: *incarnation, token: *token };
+                if let Some(key) = self.instance(attempt)? {
+                    self.grant(key, &grant);
+                }
+            }
+            Decision::Claimed { attempt } => self.on_open(attempt, excused, |checker, key| checker.claim(key, excused))?,
+            Decision::Started { attempt, .. } => self.on_open(attempt, excused, |checker, key| checker.start(key, excused))?,
+            Decision::Progressed { attempt, .. } | Decision::AttemptCancelling { attempt, .. } => {
+                self.on_open(attempt, excused, |_, _| {})?;
+            }
+            Decision::AttemptEnded { attempt, token, end, next } => {
+                let reported =
+                    matches!(input, Input::Attempt(report) if report.attempt == *attempt && matches!(report.what, AttemptNews::Ended(_)));
+                self.on_open(attempt, excused, |checker, key| checker.end_attempt(key, (*token, end, *next), excused || reported))?;
+            }
+            Decision::BackoffEnded { epic, i } => self.on_instance(epic, *i, Self::end_backoff)?,
+            Decision::InstancesCancelled { epic, instances, .. } => {
+                for i in instances {
+                    self.on_instance(epic, *i, Self::cancel_instance)?;
+                }
+            }
+            Decision::Reopened { epic, instances, .. } => self.reopen(epic, instances)?,
+            Decision::IncidentOpened { incident, attempt, .. } => {
+                if let Some(key) = self.instance(attempt)? {
+                    self.incidents.insert(incident.clone(), key);
+                }
+            }
+            Decision::IncidentResolved { incident, resolution, .. } => match self.incidents.remove(incident) {
+                Some(key) => self.resolve(key, *resolution),
+                None => {
+                    self.findings.check(Law::S13, &[], false);
+                }
+            },
+            Decision::NodeJoined(info) => {
+                let former = self.cluster.join(info);
+                self.mourn(former);
+            }
+            Decision::NodeLost { node, incarnation, .. } => {
+                if self.cluster.life(node) == Some(*incarnation) {
+                    let former = self.cluster.lose(node);
+                    self.mourn(former);
+                }
+            }
+            Decision::AgentChanged { agent, state, .. } => self.cluster.change(agent, *state),
+        }
+        Ok(())
+    }
+
+    /// S1, S13 and S18: the epic was asked for in this very input, once, and its graph can be executed.
+    fn accept(&mut self, input: &Input, decision: &Decision) -> Result<(), VerifyError> {
+        let Decision::EpicAccepted { epic: id, key, body_hash, by, spec } = decision else { return Ok(()) };
+        let spec = self.resolve_spec(spec)?;
+        if let Some(what) = flaw(&spec) {
+            return Err(VerifyError::Specification { line: self.line, what });
+        }
+        let asked = matches!(input, Input::Submit(submission)
+            if (&submission.epic, &submission.key, &submission.body_hash, &submission.by, &submission.project)
+                == (id, key, body_hash, by, &spec.project));
+        self.findings.check(Law::S1, &[id], asked);
+        let known = self.positions.contains_key(id);
+        let fresh = self.keys.insert((spec.project.clone(), key.clone())) && !known;
+        self.findings.check(Law::S13, &[id], fresh);
+        if known {
+            return Ok(());
+        }
+        let plan = Plan::expand(&spec);
+        if !self.findings.check(Law::S18, &[id], is_acyclic(&plan)) {
+            self.positions.insert(id.clone(), None);
+            return Ok(());
+        }
+        let position = self.epics.len();
+        self.positions.insert(id.clone(), Some(position));
+        self.epics.push(EpicModel::new(id.clone(), spec, plan));
+        let ready = self.epics[position].roots();
+        self.join_queues(position, &ready);
+        Ok(())
+    }
+
+    fn resolve_spec(&self, spec: &SpecRef) -> Result<std::sync::Arc<amphi_protocol::document::EpicSpec>, VerifyError> {
+        let found = spec.inline.as_ref().or_else(|| self.documents.get(&spec.hash)).cloned();
+        found.ok_or_else(|| VerifyError::MissingDocument { line: self.line, hash: spec.hash.clone() })
+    }
+
+    /// An ended epic has nothing unfinished (L2), and ends once (S5).
+    fn end_epic(&mut self, position: usize, state: EpicEnd) {
+        let epic = &mut self.epics[position];
+        self.findings.check(Law::S5, &[&epic.id], epic.ended.is_none());
+        let lied = state == EpicEnd::Succeeded && epic.has_failure();
+        if epic.has_unfinished() || lied {
+            self.findings.check(Law::L2, &[&epic.id], false);
+        }
+        epic.ended = Some(state);
+    }
+
+    /// S6: a condition is decided when everything before has ended, and `failure()` runs only if something failed.
+    fn decide_condition(&mut self, id: &EpicId, task: u32, runs: bool) -> Result<(), VerifyError> {
+        let Some(position) = self.position(id) else { return Ok(()) };
+        let epic = &mut self.epics[position];
+        let task = task as usize;
+        let Some(spec) = epic.spec.tasks.get(task) else {
+            return Err(self.inconsistent("a decision is about a task that does not exist"));
+        };
+        let due = epic.tasks[task].unended == 0 || epic.unsure;
+        let rightly = !runs || spec.condition != Condition::Failure || epic.has_trouble_before(task) || epic.unsure;
+        self.findings.check(Law::S6, &[id], due && rightly);
+        epic.tasks[task].runs = Some(runs);
+        let idle = epic.idle_of(task);
+        if runs {
+            self.join_queues(position, &idle);
+        } else {
+            idle.into_iter().for_each(|i| self.settle((position, i), How::Skipped));
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self, key: InstanceKey, excused: bool) {
+        let id = self.epics[key.0].id.clone();
+        let Some(open) = self.open_mut(key) else { return };
+        let again = std::mem::replace(&mut open.claimed, true);
+        if !excused {
+            self.findings.check(Law::S13, &[&id], !again);
+        }
+        self.count_begin(key);
+    }
+
+    /// A start that must not be repeated was claimed before (S9, or S7 for a writer), and each start is recorded once.
+    fn start(&mut self, key: InstanceKey, excused: bool) {
+        let epic = &self.epics[key.0];
+        let (id, once) = (epic.id.clone(), epic.task_of(key.1).retry.is_once());
+        let writes = !epic.task_of(key.1).locks.write.is_empty();
+        let Some(open) = self.open_mut(key) else { return };
+        let claimed = open.claimed;
+        let again = std::mem::replace(&mut open.started, true);
+        if !excused {
+            self.findings.check(if once { Law::S9 } else { Law::S13 }, &[&id], !again);
+            if once {
+                self.findings.check(Law::S9, &[&id], claimed);
+            } else if writes {
+                self.findings.check(Law::S7, &[&id], claimed);
+            }
+        }
+        self.count_begin(key);
+    }
+
+    /// A run begins no more often than its policy says: S9 for `retry: 0`, L7 otherwise.
+    fn count_begin(&mut self, key: InstanceKey) {
+        let epic = &mut self.epics[key.0];
+        let policy = epic.task_of(key.1).retry.clone();
+        let instance = &mut epic.instances[key.1 as usize];
+        let Stage::Open(open) = &mut instance.stage else { return };
+        if std::mem::replace(&mut open.began, true) {
+            return;
+        }
+        instance.began = instance.began.saturating_add(1);
+        let bounded = instance.began <= policy.attempts.max(1);
+        if policy.is_once() {
+            self.findings.check(Law::S9, &[&epic.id], bounded);
+        } else if instance.began > 1 {
+            self.findings.check(Law::L7, &[&epic.id], bounded);
+        }
+    }
+
+    /// S5, S8, S10, S13: the end is under the attempt's token, comes from a report, and gives everything back.
+    fn end_attempt(&mut self, key: InstanceKey, (token, end, next): (Token, &AttemptEnd, Next), reported: bool) {
+        let id = self.epics[key.0].id.clone();
+        let Some(open) = self.open(key.0, key.1) else { return };
+        let (expected, had_locks, started, began) = (open.token, !open.locks.is_empty(), open.started, open.began);
+        self.findings.check(Law::S8, &[&id], token == expected);
+        let of_itself = matches!(end.outcome, Outcome::Succeeded | Outcome::Exit | Outcome::Output | Outcome::Resource);
+        self.findings.check(Law::S13, &[&id], reported || !of_itself);
+        self.findings.check(Law::S5, &[&id], true);
+        if had_locks {
+            self.findings.check(Law::S10, &[&id], true);
+        }
+        if of_itself {
+            self.count_begin(key);
+        }
+        self.give_back(key);
+        let epic = &mut self.epics[key.0];
+        let over = epic.cancelling || (epic.stopping && epic.task_of(key.1).condition == Condition::Success);
+        let instance = &mut epic.instances[key.1 as usize];
+        if end.outcome == Outcome::NotStarted && began && !started {
+            instance.began = instance.began.saturating_sub(1);
+        }
+        instance.stage = Stage::Idle;
+        match next {
+            Next::Succeeded => self.settle(key, How::Succeeded),
+            Next::Failed => self.settle(key, How::Failed),
+            Next::Cancelled => self.settle(key, How::Cancelled),
+            Next::Unknown => {
+                instance.stage = Stage::Unknown;
+                self.unasked.push(key);
+            }
+            // Whether a retry outlives the end of its epic's hopes can be read both ways.
+            Next::Retry { .. } if over => epic.unsure = true,
+            Next::Retry { at } if at > self.now => instance.stage = Stage::Backoff,
+            Next::Retry { .. } => self.join_queues(key.0, &[key.1]),
+        }
+    }
+
+    fn end_backoff(&mut self, key: InstanceKey) {
+        let epic = &mut self.epics[key.0];
+        let instance = &mut epic.instances[key.1 as usize];
+        match instance.stage {
+            Stage::Backoff => {
+                instance.stage = Stage::Idle;
+                self.join_queues(key.0, &[key.1]);
+            }
+            Stage::Ended(_) => {
+                let unsure = epic.unsure;
+                self.findings.check(Law::S5, &[&epic.id], unsure);
+            }
+            Stage::Idle | Stage::Open(_) | Stage::Unknown => {}
+        }
+    }
+
+    fn cancel_instance(&mut self, key: InstanceKey) {
+        let epic = &mut self.epics[key.0];
+        let instance = &mut epic.instances[key.1 as usize];
+        match &instance.stage {
+            Stage::Idle | Stage::Backoff | Stage::Unknown => self.settle(key, How::Cancelled),
+            Stage::Ended(How::Cancelled) => {}
+            Stage::Ended(_) => {
+                self.findings.check(Law::S5, &[&epic.id], false);
+            }
+            // Its run ends here, but what it holds does not come back with this commit.
+            Stage::Open(open) => {
+                instance.written_off = Some((open.run, open.attempt));
+                self.findings.check(Law::S10, &[&epic.id], false);
+                self.give_back(key);
+                self.settle(key, How::Cancelled);
+            }
+        }
+    }
+
+    fn reopen(&mut self, id: &EpicId, instances: &[u32]) -> Result<(), VerifyError> {
+        let Some(position) = self.position(id) else { return Ok(()) };
+        let epic = &mut self.epics[position];
+        if instances.iter().any(|&i| i as usize >= epic.instances.len()) {
+            return Err(self.inconsistent("a decision is about an instance that does not exist"));
+        }
+        let is_ended = |i: &u32| matches!(epic.instances[*i as usize].stage, Stage::Ended(_));
+        let (ended, others): (Vec<u32>, Vec<u32>) = instances.iter().copied().partition(is_ended);
+        self.findings.check(Law::S5, &[id], others.is_empty() || epic.unsure);
+        let ready = epic.reopen(&ended);
+        self.join_queues(position, &ready);
+        Ok(())
+    }
+
+    fn resolve(&mut self, key: InstanceKey, resolution: Resolution) {
+        let epic = &mut self.epics[key.0];
+        let instance = &mut epic.instances[key.1 as usize];
+        if !matches!(instance.stage, Stage::Unknown) {
+            let unsure = epic.unsure || epic.cancelling;
+            self.findings.check(Law::S5, &[&epic.id], unsure);
+            return;
+        }
+        match resolution {
+            Resolution::Succeeded => self.settle(key, How::Succeeded),
+            Resolution::Failed => self.settle(key, How::Failed),
+            // A person's word that it never began outweighs the record of its start.
+            Resolution::NotStarted => {
+                instance.stage = Stage::Idle;
+                instance.began = 0;
+                self.join_queues(key.0, &[key.1]);
+            }
+        }
+    }
+
+    /// The node's attempts have to end with this commit.
+    fn mourn(&mut self, former: Vec<InstanceKey>) {
+        for key in former {
+            if let Some(open) = self.open(key.0, key.1) {
+                let entry = (key, open.run, open.attempt);
+                self.lost.push(entry);
+            }
+        }
+    }
+
+    // --- finding what a decision is about ---
+
+    /// The epic's position; S1 is violated if it was never accepted.
+    fn position(&mut self, id: &EpicId) -> Option<usize> {
+        match self.positions.get(id) {
+            Some(position) => *position,
+            None => {
+                self.findings.check(Law::S1, &[id], false);
+                None
+            }
+        }
+    }
+
+    fn with_epic(&mut self, id: &EpicId, act: impl FnOnce(&mut Self, usize)) {
+        if let Some(position) = self.position(id) {
+            act(self, position);
+        }
+    }
+
+    fn on_instance(&mut self, id: &EpicId, i: u32, act: impl FnOnce(&mut Self, InstanceKey)) -> Result<(), VerifyError> {
+        let Some(position) = self.position(id) else { return Ok(()) };
+        if i as usize >= self.epics[position].instances.len() {
+            return Err(self.inconsistent("a decision is about an instance that does not exist"));
+        }
+        act(self, (position, i));
+        Ok(())
+    }
+
+    fn instance(&mut self, attempt: &AttemptRef) -> Result<Option<InstanceKey>, VerifyError> {
+        let mut found = None;
+        self.on_instance(&attempt.epic, attempt.i, |_, key| found = Some(key))?;
+        Ok(found)
+    }
+
+    /// The same without judging; for inputs.
+    pub(crate) fn find(&self, attempt: &AttemptRef) -> Option<InstanceKey> {
+        let position = (*self.positions.get(&attempt.epic)?)?;
+        ((attempt.i as usize) < self.epics[position].instances.len()).then_some((position, attempt.i))
+    }
+
+    pub(crate) fn open(&self, position: usize, i: u32) -> Option<&Open> {
+        match &self.epics[position].instances[i as usize].stage {
+            Stage::Open(open) => Some(open),
+            Stage::Idle | Stage::Backoff | Stage::Unknown | Stage::Ended(_) => None,
+        }
+    }
+
+    fn open_mut(&mut self, (position, i): InstanceKey) -> Option<&mut Open> {
+        match &mut self.epics[position].instances[i as usize].stage {
+            Stage::Open(open) => Some(open),
+            Stage::Idle | Stage::Backoff | Stage::Unknown | Stage::Ended(_) => None,
+        }
+    }
+
+    /// Runs `act` if the attempt is the open one; otherwise says which law forbids to decide anything about it.
+    fn on_open(&mut self, attempt: &AttemptRef, excused: bool, act: impl FnOnce(&mut Self, InstanceKey)) -> Result<(), VerifyError> {
+        let Some(key) = self.instance(attempt)? else { return Ok(()) };
+        let named = (attempt.run, attempt.attempt);
+        if self.open(key.0, key.1).is_some_and(|open| (open.run, open.attempt) == named) {
+            act(self, key);
+            return Ok(());
+        }
+        let instance = &mut self.epics[key.0].instances[key.1 as usize];
+        if instance.written_off == Some(named) || excused {
+            return Ok(());
+        }
+        // Nobody holds a token for what was never assigned; what was, has ended.
+        let assigned_once = attempt.run < instance.run || (attempt.run == instance.run && attempt.attempt <= instance.attempts);
+        let law = if assigned_once { Law::S5 } else { Law::S8 };
+        self.findings.check(law, &[&attempt.epic], false);
+        Ok(())
+    }
+
+    // --- what follows ---
+
+    fn settle(&mut self, key: InstanceKey, how: How) {
+        let shift = self.epics[key.0].settle(key.1, how);
+        self.take_shift(key.0, shift);
+    }
+
+    fn take_shift(&mut self, position: usize, shift: Shift) {
+        for (i, since) in shift.withdrawn {
+            let locks = self.epics[position].locks(i);
+            self.locks.leave((position, i), since, &locks);
+        }
+        self.join_queues(position, &shift.ready);
+    }
+
+    /// Ready instances ask for their locks as of this commit.
+    fn join_queues(&mut self, position: usize, ready: &[u32]) {
+        let at = self.findings.at.0;
+        for &i in ready {
+            let epic = &mut self.epics[position];
+            let idle = matches!(epic.instances[i as usize].stage, Stage::Idle);
+            let fresh = epic.instances[i as usize].joined.is_none();
+            if idle && fresh && !epic.task_of(i).locks.is_empty() {
+                let locks = epic.locks(i);
+                epic.instances[i as usize].joined = Some(at);
+                self.locks.join((position, i), at, &locks);
+            }
+        }
+    }
+}

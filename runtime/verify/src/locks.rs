@@ -1,0 +1,87 @@
+//! Who holds what and who waits for it. Grants and releases are the journal's; this only remembers and compares.
+
+use std::collections::BTreeMap;
+
+use amphi_protocol::document::LockMode;
+
+use crate::cluster::InstanceKey;
+use crate::spec::LockKey;
+
+/// A set of locks, as one attempt asks for it.
+pub(crate) type LockSet = [(LockKey, LockMode)];
+
+/// All locks of the shard.
+#[derive(Debug, Default)]
+pub(crate) struct LockTable {
+    held: BTreeMap<LockKey, BTreeMap<InstanceKey, LockMode>>,
+    /// Per resource, who asked for it since which record.
+    waiting: BTreeMap<LockKey, BTreeMap<(u64, InstanceKey), LockMode>>,
+}
+
+fn conflict(one: LockMode, other: LockMode) -> bool {
+    one == LockMode::Write || other == LockMode::Write
+}
+
+impl LockTable {
+    /// Another instance that holds something in a way that excludes `set`.
+    pub fn excluded_by(&self, instance: InstanceKey, set: &LockSet) -> Option<InstanceKey> {
+        set.iter().find_map(|(key, mode)| {
+            let holders = self.held.get(key)?;
+            holders.iter().find(|(holder, held)| **holder != instance && conflict(*mode, **held)).map(|(holder, _)| *holder)
+        })
+    }
+
+    /// The instance has the set.
+    pub fn hold(&mut self, instance: InstanceKey, set: &LockSet) {
+        for (key, mode) in set {
+            self.held.entry(key.clone()).or_default().insert(instance, *mode);
+        }
+    }
+
+    /// The instance gives the set back.
+    pub fn release(&mut self, instance: InstanceKey, set: &LockSet) {
+        for (key, _) in set {
+            if let Some(holders) = self.held.get_mut(key) {
+                holders.remove(&instance);
+                if holders.is_empty() {
+                    self.held.remove(key);
+                }
+            }
+        }
+    }
+
+    /// The instance asks for the set since record `since`.
+    pub fn join(&mut self, instance: InstanceKey, since: u64, set: &LockSet) {
+        for (key, mode) in set {
+            self.waiting.entry(key.clone()).or_default().insert((since, instance), *mode);
+        }
+    }
+
+    /// The request is served or withdrawn.
+    pub fn leave(&mut self, instance: InstanceKey, since: u64, set: &LockSet) {
+        for (key, _) in set {
+            if let Some(queue) = self.waiting.get_mut(key) {
+                queue.remove(&(since, instance));
+                if queue.is_empty() {
+                    self.waiting.remove(key);
+                }
+            }
+        }
+    }
+
+    /// True if somebody else waits for what excludes `set`.
+    pub fn has_rival(&self, instance: InstanceKey, set: &LockSet) -> bool {
+        set.iter().any(|(key, mode)| {
+            let queue = self.waiting.get(key).into_iter().flatten();
+            queue.into_iter().any(|((_, rival), wanted)| *rival != instance && conflict(*mode, *wanted))
+        })
+    }
+
+    /// Who asked before record `since` for what excludes `set`.
+    pub fn earlier_rivals<'t>(&'t self, instance: InstanceKey, since: u64, set: &'t LockSet) -> impl Iterator<Item = InstanceKey> + 't {
+        set.iter().flat_map(move |(key, mode)| {
+            let queue = self.waiting.get(key).into_iter().flat_map(move |queue| queue.range(..(since, (0, 0))));
+            queue.filter(move |((_, rival), wanted)| *rival != instance && conflict(*mode, **wanted)).map(|((_, rival), _)| *rival)
+        })
+    }
+}

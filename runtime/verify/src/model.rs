@@ -1,0 +1,402 @@
+//! One epic as its records tell it: which instance stands where, and what follows from that without a record of its own.
+//!
+//! Two things are derived, as in the core but by other means: an instance is ready when its needs are satisfied, and it is cancelled
+//! when they no longer can be, or when the epic stops or is cancelled before it has started. Nothing else is ever derived.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use amphi_protocol::document::{Condition, EpicSpec, LockMode, Plan, TaskSpec};
+use amphi_protocol::ids::{AgentId, EpicId, Incarnation, NodeId, Token};
+use amphi_protocol::journal::EpicEnd;
+
+use crate::spec::{LockKey, lock_set};
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    Succeeded,
+    Failed,
+    Cancelled,
+    Skipped,
+}
+
+/// Where an instance stands.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// Not started, or between two attempts.
+    Idle,
+    /// Between two attempts, before the pause is over.
+    Backoff,
+    /// An attempt is with an agent.
+    Open(Box<Open>),
+    /// A person has to say how it ended.
+    Unknown,
+    /// The run is over.
+    Ended(How),
+}
+
+/// An attempt that is with an agent.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub run: u32,
+    pub attempt: u32,
+    pub agent: AgentId,
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    pub token: Token,
+    pub locks: Vec<(LockKey, LockMode)>,
+    pub claimed: bool,
+    pub started: bool,
+    /// Counted as a try: it began, or was allowed to.
+    pub began: bool,
+}
+
+/// One instance.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub stage: Stage,
+    pub run: u32,
+    /// Number of the last attempt of the run.
+    pub attempts: u32,
+    /// How many attempts of the run began.
+    pub began: u32,
+    pub last_agent: Option<AgentId>,
+    /// Since which record its locks are asked for.
+    pub joined: Option<u64>,
+    /// The last report of an end that was taken in, to know it again: run, attempt, digest.
+    pub end_seen: Option<(u32, u32, u64)>,
+    /// An attempt that was lost without an end and has been reported as such.
+    pub written_off: Option<(u32, u32)>,
+}
+
+/// One task: its instances together.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct TaskModel {
+    /// Needs that are not satisfied yet; the phase before counts as one.
+    pub unsatisfied: u32,
+    /// Needs that have not ended yet; the phase before counts as one.
+    pub unended: u32,
+    /// What was decided about its condition.
+    pub runs: Option<bool>,
+    /// It was given a new run, perhaps on the strength of an older decision.
+    pub reopened: bool,
+    ended: u32,
+    /// Failed or cancelled instances.
+    pub troubled: u32,
+    /// Its dependents can no longer be satisfied.
+    broken: bool,
+}
+
+#[derive(Debug, Default, Clone)]
+struct PhaseModel {
+    unsatisfied: u32,
+    unended: u32,
+    troubled: bool,
+    broken: bool,
+}
+
+/// What a step changed beside the instance that it was about.
+#[derive(Debug, Default)]
+pub(crate) struct Shift {
+    /// Instances that are ready now.
+    pub ready: Vec<u32>,
+    /// Instances that were cancelled while they waited for locks since some record.
+    pub withdrawn: Vec<(u32, u64)>,
+}
+
+/// One epic.
+#[derive(Debug)]
+pub(crate) struct EpicModel {
+    pub id: EpicId,
+    pub spec: Arc<EpicSpec>,
+    pub plan: Plan,
+    pub instances: Vec<Instance>,
+    pub tasks: Vec<TaskModel>,
+    phases: Vec<PhaseModel>,
+    pub stopping: bool,
+    pub cancelling: bool,
+    pub ended: Option<EpicEnd>,
+    /// The interface leaves open how this epic goes on, so that nothing may be concluded from what does not happen.
+    pub unsure: bool,
+}
+
+impl EpicModel {
+    /// A fresh epic; its specification has been examined.
+    pub fn new(id: EpicId, spec: Arc<EpicSpec>, plan: Plan) -> Self {
+        let instance = |_| Instance {
+            stage: Stage::Idle,
+            run: 1,
+            attempts: 0,
+            began: 0,
+            last_agent: None,
+            joined: None,
+            end_seen: None,
+            written_off: None,
+        };
+        let mut epic = Self {
+            instances: plan.instances.iter().map(instance).collect(),
+            tasks: vec![TaskModel::default(); plan.tasks.len()],
+            phases: vec![PhaseModel::default(); plan.phase_sizes.len()],
+            id,
+            spec,
+            plan,
+            stopping: false,
+            cancelling: false,
+            ended: None,
+            unsure: false,
+        };
+        epic.recount();
+        epic
+    }
+
+    /// The specification of an instance's task.
+    pub fn task_of(&self, i: u32) -> &TaskSpec {
+        &self.spec.tasks[self.position_of(i)]
+    }
+
+    /// The position of an instance's task.
+    pub fn position_of(&self, i: u32) -> usize {
+        self.plan.instances[i as usize].task as usize
+    }
+
+    /// The instances of a task.
+    pub fn instances_of(&self, task: usize) -> std::ops::Range<u32> {
+        let planned = &self.plan.tasks[task];
+        planned.first..planned.first + planned.count
+    }
+
+    /// What an instance locks.
+    pub fn locks(&self, i: u32) -> Vec<(LockKey, LockMode)> {
+        lock_set(&self.spec, &self.plan, i)
+    }
+
+    /// True if the task waits for anything.
+    pub fn has_needs(&self, task: usize) -> bool {
+        !self.plan.tasks[task].needs.is_empty() || self.plan.tasks[task].waits_for_phase.is_some()
+    }
+
+    /// True if nothing that it waits for stands in the way of a start.
+    pub fn may_start(&self, task: usize) -> bool {
+        let model = &self.tasks[task];
+        match self.spec.tasks[task].condition {
+            Condition::Success => model.unsatisfied == 0,
+            Condition::Always | Condition::Failure => {
+                let undecided = model.runs.is_none() && (model.reopened || !self.has_needs(task));
+                model.runs == Some(true) || (undecided && model.unended == 0)
+            }
+        }
+    }
+
+    /// True if the task's instances stand in their lock queues once they are idle.
+    pub fn is_ready(&self, task: usize) -> bool {
+        match self.spec.tasks[task].condition {
+            Condition::Success => self.tasks[task].unsatisfied == 0,
+            Condition::Always | Condition::Failure => self.tasks[task].runs == Some(true),
+        }
+    }
+
+    /// True if something that the task waits for failed or was cancelled.
+    pub fn has_trouble_before(&self, task: usize) -> bool {
+        let planned = &self.plan.tasks[task];
+        planned.needs.iter().any(|&need| self.tasks[need as usize].troubled > 0)
+            || planned.waits_for_phase.is_some_and(|phase| self.phases[phase as usize].troubled)
+    }
+
+    /// The idle instances of a ready task; for a start or after a condition was decided.
+    pub fn idle_of(&self, task: usize) -> Vec<u32> {
+        self.instances_of(task).filter(|&i| matches!(self.instances[i as usize].stage, Stage::Idle)).collect()
+    }
+
+    /// Ready instances of a fresh epic.
+    pub fn roots(&self) -> Vec<u32> {
+        (0..self.tasks.len()).filter(|&task| self.is_ready(task)).flat_map(|task| self.idle_of(task)).collect()
+    }
+
+    /// Ends the run of an instance, and of all that can no longer be satisfied because of it.
+    pub fn settle(&mut self, i: u32, how: How) -> Shift {
+        let mut shift = Shift::default();
+        self.settle_all(VecDeque::from([(i, how)]), &mut shift);
+        shift
+    }
+
+    /// Ends as cancelled what has not started: all of it, or (when the epic stops) what has no condition.
+    pub fn cancel_unstarted(&mut self, conditional_too: bool) -> Shift {
+        let doomed = |&i: &u32| conditional_too || self.task_of(i).condition == Condition::Success;
+        let queue =
+            (0..self.instances.len() as u32).filter(doomed).filter(|&i| self.is_unstarted(i)).map(|i| (i, How::Cancelled)).collect();
+        let mut shift = Shift::default();
+        self.settle_all(queue, &mut shift);
+        shift
+    }
+
+    fn is_unstarted(&self, i: u32) -> bool {
+        matches!(self.instances[i as usize].stage, Stage::Idle | Stage::Backoff)
+    }
+
+    fn settle_all(&mut self, mut queue: VecDeque<(u32, How)>, shift: &mut Shift) {
+        while let Some((i, how)) = queue.pop_front() {
+            let instance = &mut self.instances[i as usize];
+            if matches!(instance.stage, Stage::Ended(_)) {
+                continue;
+            }
+            instance.stage = Stage::Ended(how);
+            if let Some(since) = instance.joined.take() {
+                shift.withdrawn.push((i, since));
+            }
+            let task = self.position_of(i);
+            self.count_end(task, how);
+            let broken_now = !self.tasks[task].broken && self.breaks(task, how);
+            if broken_now {
+                self.tasks[task].broken = true;
+                self.doom_dependents(task, &mut queue);
+            }
+            if self.tasks[task].ended == self.plan.tasks[task].count {
+                self.finish_task(task, shift);
+            }
+        }
+    }
+
+    fn count_end(&mut self, task: usize, how: How) {
+        self.tasks[task].ended += 1;
+        if matches!(how, How::Failed | How::Cancelled) {
+            self.tasks[task].troubled += 1;
+            if let Some(phase) = self.plan.tasks[task].phase {
+                self.phases[phase as usize].troubled = true;
+            }
+        }
+        if how == How::Cancelled && self.spec.tasks[task].optional {
+            // "Cancelled satisfies nothing" against "an optional failure satisfies": both can be read.
+            self.unsure = true;
+        }
+    }
+
+    fn breaks(&self, task: usize, how: How) -> bool {
+        matches!(how, How::Failed | How::Cancelled) && !self.spec.tasks[task].optional
+    }
+
+    fn doom_dependents(&mut self, task: usize, queue: &mut VecDeque<(u32, How)>) {
+        let mut doomed = self.plan.tasks[task].dependents.clone();
+        if let Some(phase) = self.plan.tasks[task].phase {
+            let phase = phase as usize;
+            if !std::mem::replace(&mut self.phases[phase].broken, true) {
+                doomed.extend(&self.plan.phase_waiters[phase]);
+            }
+        }
+        for after in doomed {
+            if self.spec.tasks[after as usize].condition == Condition::Success {
+                queue.extend(self.instances_of(after as usize).filter(|&i| self.is_unstarted(i)).map(|i| (i, How::Cancelled)));
+            }
+        }
+    }
+
+    fn finish_task(&mut self, task: usize, shift: &mut Shift) {
+        let satisfies = u32::from(!self.tasks[task].broken);
+        for position in 0..self.plan.tasks[task].dependents.len() {
+            self.relieve(self.plan.tasks[task].dependents[position], satisfies, shift);
+        }
+        let Some(phase) = self.plan.tasks[task].phase.map(|phase| phase as usize) else { return };
+        self.phases[phase].unended -= 1;
+        self.phases[phase].unsatisfied -= satisfies;
+        if self.phases[phase].unended == 0 {
+            let satisfies = u32::from(self.phases[phase].unsatisfied == 0);
+            for position in 0..self.plan.phase_waiters[phase].len() {
+                self.relieve(self.plan.phase_waiters[phase][position], satisfies, shift);
+            }
+        }
+    }
+
+    fn relieve(&mut self, task: u32, satisfies: u32, shift: &mut Shift) {
+        let task = task as usize;
+        self.tasks[task].unended -= 1;
+        self.tasks[task].unsatisfied -= satisfies;
+        if satisfies > 0 && self.tasks[task].unsatisfied == 0 && self.spec.tasks[task].condition == Condition::Success {
+            shift.ready.extend(self.idle_of(task));
+        }
+    }
+
+    /// Gives ended instances a new run and returns which of them are ready at once.
+    pub fn reopen(&mut self, instances: &[u32]) -> Vec<u32> {
+        (self.ended, self.stopping, self.cancelling) = (None, false, false);
+        for &i in instances {
+            let task = self.position_of(i);
+            let instance = &mut self.instances[i as usize];
+            instance.stage = Stage::Idle;
+            instance.run = instance.run.saturating_add(1);
+            (instance.attempts, instance.began, instance.last_agent) = (0, 0, None);
+            self.tasks[task].reopened = true;
+            self.tasks[task].runs = None;
+        }
+        self.recount();
+        let stuck = |&i: &u32| self.waits_in_vain(self.position_of(i));
+        self.unsure |= instances.iter().any(stuck);
+        instances.iter().copied().filter(|&i| self.is_ready(self.position_of(i))).collect()
+    }
+
+    fn waits_in_vain(&self, task: usize) -> bool {
+        let planned = &self.plan.tasks[task];
+        planned.needs.iter().any(|&need| self.tasks[need as usize].broken)
+            || planned.waits_for_phase.is_some_and(|phase| self.phases[phase as usize].broken)
+    }
+
+    /// Counts everything anew from the stages; only for a fresh or reopened epic.
+    fn recount(&mut self) {
+        for (model, size) in self.phases.iter_mut().zip(&self.plan.phase_sizes) {
+            *model = PhaseModel { unsatisfied: *size, unended: *size, ..PhaseModel::default() };
+        }
+        for task in 0..self.tasks.len() {
+            let planned = &self.plan.tasks[task];
+            let waits = planned.needs.len() as u32 + u32::from(planned.waits_for_phase.is_some());
+            let model = &mut self.tasks[task];
+            (model.unsatisfied, model.unended, model.ended, model.troubled, model.broken) = (waits, waits, 0, 0, false);
+        }
+        let ended: Vec<(u32, How)> = (0u32..)
+            .zip(&self.instances)
+            .filter_map(|(i, instance)| match instance.stage {
+                Stage::Ended(how) => Some((i, how)),
+                Stage::Idle | Stage::Backoff | Stage::Open(_) | Stage::Unknown => None,
+            })
+            .collect();
+        for (i, how) in ended {
+            let task = self.position_of(i);
+            self.count_end(task, how);
+            if self.breaks(task, how) {
+                self.tasks[task].broken = true;
+                if let Some(phase) = self.plan.tasks[task].phase {
+                    self.phases[phase as usize].broken = true;
+                }
+            }
+        }
+        let mut unused = Shift::default();
+        for task in 0..self.tasks.len() {
+            if self.tasks[task].ended == self.plan.tasks[task].count {
+                self.finish_task(task, &mut unused);
+            }
+        }
+    }
+
+    /// True if an instance stands where the epic could not have ended.
+    pub fn has_unfinished(&self) -> bool {
+        let unfinished = |i: u32| match self.instances[i as usize].stage {
+            Stage::Ended(_) => false,
+            Stage::Open(_) => true,
+            Stage::Unknown => !self.cancelling,
+            Stage::Idle | Stage::Backoff => {
+                let excused = self.unsure || self.cancelling || (self.stopping && self.task_of(i).condition == Condition::Success);
+                !excused
+            }
+        };
+        (0..self.instances.len() as u32).any(unfinished)
+    }
+
+    /// True if the runs of all instances are over.
+    pub fn all_ended(&self) -> bool {
+        self.instances.iter().all(|instance| matches!(instance.stage, Stage::Ended(_)))
+    }
+
+    /// True if a task that had to succeed failed.
+    pub fn has_failure(&self) -> bool {
+        let failed = |i: u32| matches!(self.instances[i as usize].stage, Stage::Ended(How::Failed)) && !self.task_of(i).optional;
+        (0..self.instances.len() as u32).any(failed)
+    }
+}
