@@ -69,6 +69,21 @@ impl Record {
         serde_json::to_vec(self).expect("a record has only string keys and finite numbers")
     }
 
+    /// The bytes of a record from its head and its already encoded lists, so that nothing is encoded twice.
+    ///
+    /// `inputs` and `decisions` are the elements of the two JSON arrays, separated by commas. The record's own lists are not read.
+    pub fn splice(head: &Self, inputs: &[u8], decisions: &[u8]) -> Vec<u8> {
+        let mut bytes = Self { inputs: Vec::new(), decisions: Vec::new(), ..head.clone() }.encode();
+        let end = b"\"inputs\":[],\"decisions\":[]}";
+        bytes.truncate(bytes.len() - end.len());
+        bytes.extend_from_slice(b"\"inputs\":[");
+        bytes.extend_from_slice(inputs);
+        bytes.extend_from_slice(b"],\"decisions\":[");
+        bytes.extend_from_slice(decisions);
+        bytes.extend_from_slice(b"]}");
+        bytes
+    }
+
     /// Reads a stored record.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         #[derive(Deserialize)]
@@ -85,6 +100,27 @@ impl Record {
     /// What the next record carries as `prev_hash`.
     pub fn hash(bytes: &[u8]) -> String {
         hex::encode(Sha256::digest(bytes))
+    }
+}
+
+/// SHA-256, piece by piece, in hex at the end.
+#[derive(Debug, Clone, Default)]
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    /// Of nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest in hex.
+    pub fn finish(self) -> String {
+        hex::encode(self.0.finalize())
     }
 }
 

@@ -1,1 +1,30 @@
-//! amphi-coordination.
+//! The pure coordination core: one deterministic machine over the task graph, locks, the fleet and the queue.
+//!
+//! It never reads a clock, draws a random number, logs, awaits or touches the world: time and ids are arguments, and what must
+//! happen outside leaves as [`seat::Action`]s after the commit. Derived facts (what is ready) are kept, not journalled.
+//!
+//! Start at [`State::decide`] (an input becomes decisions), [`State::evolve`] (a decision changes the state, on the leader and in
+//! every replay alike) and [`seat::Seat`] (the commit loop around them). The laws that must hold after each step are in [`laws`].
+
+mod decide;
+mod epic;
+mod evolve;
+mod fleet;
+mod graph;
+pub mod laws;
+pub mod liveness;
+mod locks;
+pub mod mutants;
+mod queue;
+mod retry;
+pub mod seat;
+mod sink;
+mod state;
+pub mod views;
+
+pub use decide::Refusal;
+pub use epic::{Attempt, AttemptPhase, Epic, EpicStatus, Instance, InstanceEnd, InstanceState, TaskEnd, TaskProgress};
+pub use fleet::{Agent, AgentState, Node};
+pub use locks::{Holder, Lock, ResourceKey, Waiter};
+pub use sink::EventSink;
+pub use state::{ReplayError, State};

@@ -1,0 +1,174 @@
+//! An input becomes decisions. The leader only; deterministic, without I/O.
+//!
+//! Each decision is applied as soon as it is made, so that the next one sees it: the state is ahead of the journal by the commit
+//! that is under way. A leader whose commit is refused throws the state away and replays. A refused input leaves no trace.
+
+mod inputs;
+
+use amphi_protocol::api::{ApiError, ErrorCode};
+use amphi_protocol::document::Condition;
+use amphi_protocol::ids::{AttemptRef, EpicId, IncidentId, Timestamp, Token};
+use amphi_protocol::journal::{CancelCause, Decision, EpicEnd, Input, Next};
+
+use crate::epic::{EpicStatus, InstanceState, TaskEnd};
+use crate::graph::is_bad;
+use crate::sink::EventSink;
+use crate::state::State;
+
+/// Why an input was not taken. Nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The user's request cannot be done.
+    Error(ApiError),
+    /// The submission is known already under this id.
+    Duplicate(EpicId),
+    /// A report about something that is over, of a former life, or known already.
+    Stale(&'static str),
+}
+
+impl Refusal {
+    pub(crate) fn error(code: ErrorCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Error(ApiError::new(code, message).hint(hint))
+    }
+}
+
+/// The decisions of one input, made one after the other.
+pub(crate) struct Deciding<'a> {
+    pub state: &'a mut State,
+    pub sink: &'a mut EventSink,
+    pub decisions: Vec<Decision>,
+}
+
+impl Deciding<'_> {
+    pub fn put(&mut self, decision: Decision) {
+        self.state.evolve(&decision, self.sink);
+        self.decisions.push(decision);
+    }
+
+    /// Decides everything that follows, until nothing does.
+    fn drain(&mut self) {
+        loop {
+            if let Some((epic, task)) = self.state.due.conditions.pop_front() {
+                self.condition(epic, task);
+            } else if let Some((epic, i)) = self.state.due.stopping.pop_front() {
+                let known = &self.state.epics[&epic];
+                if !known.stopping && known.status == EpicStatus::Running {
+                    self.put(Decision::EpicStopping { epic, i });
+                }
+            } else if let Some((epic, task)) = self.state.due.fail_fast.pop_front() {
+                self.fail_fast(epic, task);
+            } else if let Some(attempt) = self.state.due.incidents.pop_front() {
+                self.incident(attempt);
+            } else if let Some(epic) = self.state.due.ended.pop_front() {
+                self.end_epic(epic);
+            } else if !self.assign_next() {
+                return;
+            }
+        }
+    }
+
+    fn condition(&mut self, epic: EpicId, task: u32) {
+        let known = &self.state.epics[&epic];
+        let progress = &known.tasks[task as usize];
+        if progress.end.is_some() || progress.released {
+            return;
+        }
+        let runs = match known.spec.tasks[task as usize].condition {
+            Condition::Always => true,
+            Condition::Failure => progress.bad > 0 || failed_need(known, task),
+            Condition::Success => progress.bad == 0,
+        };
+        self.put(Decision::ConditionDecided { epic, task, runs });
+    }
+
+    fn fail_fast(&mut self, epic: EpicId, task: u32) {
+        let known = &self.state.epics[&epic];
+        let planned = &known.plan.tasks[task as usize];
+        let (mut open, mut pending) = (Vec::new(), Vec::new());
+        for i in planned.first..planned.first + planned.count {
+            match &known.instances[i as usize].state {
+                InstanceState::Open(attempt) if attempt.cancelling.is_none() => open.push(known.attempt_ref(i)),
+                InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } => pending.push(i),
+                InstanceState::Open(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_) => {}
+            }
+        }
+        for attempt in open {
+            self.put(Decision::AttemptCancelling { attempt, cause: CancelCause::FailFast });
+        }
+        if !pending.is_empty() {
+            self.put(Decision::InstancesCancelled { epic, instances: pending, cause: CancelCause::FailFast });
+        }
+    }
+
+    fn incident(&mut self, attempt: AttemptRef) {
+        let key = self.state.epics[&attempt.epic].key(attempt.i);
+        let number = self.state.incidents.len() + 1;
+        let incident = IncidentId::parse(&format!("inc-{}-{number}", self.state.shard)).expect("digits and dashes are an incident id");
+        let summary = format!("{key} of {} may have run before its agent was lost, and must not be started twice", attempt.epic);
+        self.put(Decision::IncidentOpened { incident, attempt, summary });
+    }
+
+    fn end_epic(&mut self, epic: EpicId) {
+        let known = &self.state.epics[&epic];
+        if known.is_ended() || known.open_tasks > 0 {
+            return;
+        }
+        let all_good =
+            known.tasks.iter().zip(&known.spec.tasks).all(|(task, spec)| !is_bad(task.end.unwrap_or(TaskEnd::Skipped), spec.optional) || spec.optional);
+        let state = match (known.status, all_good) {
+            (EpicStatus::Cancelling, _) => EpicEnd::Cancelled,
+            (_, true) => EpicEnd::Succeeded,
+            (_, false) => EpicEnd::Failed,
+        };
+        self.put(Decision::EpicEnded { epic, state });
+    }
+
+    fn assign_next(&mut self) -> bool {
+        let state = &mut *self.state;
+        let mut visited = 0;
+        let epics = &state.epics;
+        let last = |epic: &EpicId, i: u32| epics[epic].instances[i as usize].last_agent.clone();
+        let pick = state.queue.pick(&state.fleet, last, &mut visited);
+        state.visited += visited;
+        let Some(pick) = pick else { return false };
+        let instance = &state.epics[&pick.epic].instances[pick.i as usize];
+        let attempt = AttemptRef { epic: pick.epic.clone(), i: pick.i, run: instance.run, attempt: instance.attempt + 1 };
+        let incarnation = state.fleet.nodes[&pick.node].incarnation;
+        let token = Token(state.token.0 + 1);
+        self.put(Decision::Assigned { attempt, agent: pick.agent, node: pick.node, incarnation, token });
+        true
+    }
+
+    /// Ends an open attempt, with what follows by the retry policy.
+    fn end_attempt(&mut self, attempt: AttemptRef, end: amphi_protocol::journal::AttemptEnd) {
+        let next: Next = self.state.next_after(&attempt, &end);
+        let token = self.state.epics[&attempt.epic].open(attempt.i).expect("only open attempts are ended").token;
+        self.put(Decision::AttemptEnded { attempt, token, end, next });
+    }
+}
+
+/// `failure()` looks at failed needs even where they are optional.
+fn failed_need(epic: &crate::epic::Epic, task: u32) -> bool {
+    let planned = &epic.plan.tasks[task as usize];
+    let failed = |need: &u32| matches!(epic.tasks[*need as usize].end, Some(TaskEnd::Failed | TaskEnd::Cancelled));
+    planned.needs.iter().any(failed)
+        || planned.waits_for_phase.is_some_and(|phase| {
+            let tasks = 0..epic.tasks.len() as u32;
+            tasks.filter(|need| epic.plan.tasks[*need as usize].phase == Some(phase)).any(|need| failed(&need))
+        })
+}
+
+impl State {
+    /// Takes an input in. On success the decisions have been applied already; on refusal nothing has changed.
+    ///
+    /// `now` must not be earlier than that of the call before (it is raised to it otherwise).
+    pub fn decide(&mut self, now: Timestamp, input: &Input, sink: &mut EventSink) -> Result<Vec<Decision>, Refusal> {
+        self.begin(now);
+        let mut deciding = Deciding { state: self, sink, decisions: Vec::new() };
+        deciding.input(input)?;
+        deciding.drain();
+        let decisions = deciding.decisions;
+        self.settle(sink);
+        Ok(decisions)
+    }
+}

@@ -1,0 +1,270 @@
+//! One arm per input: what is refused, and which decision comes first.
+
+use amphi_protocol::api::{ApiError, ErrorCode};
+use amphi_protocol::ids::{AttemptRef, EpicId, IncidentId, NodeId};
+use amphi_protocol::journal::{
+    AgentLife, AgentReport, AttemptNews, AttemptReport, CancelCause, Decision, Input, NodeInfo, Resolution, Submission,
+};
+
+use crate::decide::{Deciding, Refusal};
+use crate::epic::{AttemptPhase, EpicStatus, InstanceEnd, InstanceState};
+use crate::mutants::{Mutant, planted};
+use crate::state::{State, TimerKind};
+
+/// Timers that one tick decides at most; the rest is due at once again. Bounds the size of a commit.
+const TIMERS_PER_TICK: usize = 500;
+
+impl Deciding<'_> {
+    pub(super) fn input(&mut self, input: &Input) -> Result<(), Refusal> {
+        match input {
+            Input::Lead { node } => {
+                let epoch = self.state.epoch.next();
+                self.put(Decision::EpochStarted { node: node.clone(), epoch });
+                Ok(())
+            }
+            Input::Submit(submission) => self.submit(submission),
+            Input::CancelEpic { epic, by } => self.cancel_epic(epic, by),
+            Input::CancelTask { epic, instances, .. } => self.cancel_task(epic, instances),
+            Input::RetryTask { epic, instances, by } => self.retry_task(epic, instances, by),
+            Input::ResolveIncident { incident, resolution, by } => self.resolve(incident, *resolution, by),
+            Input::Join(info) => self.join(info),
+            Input::LoseNode { node, incarnation, cause } => {
+                let known = self.state.fleet.nodes.get(node).is_some_and(|known| known.alive && known.incarnation == *incarnation);
+                if !known {
+                    return Err(Refusal::Stale("the node is not alive in this life"));
+                }
+                self.lose_node(node, cause);
+                Ok(())
+            }
+            Input::Agent(report) => self.agent(report),
+            Input::Attempt(report) => self.attempt(report),
+            Input::Silent { attempt, cause } => self.silent(attempt, *cause),
+            Input::Tick => self.tick(),
+        }
+    }
+
+    fn submit(&mut self, submission: &Submission) -> Result<(), Refusal> {
+        let key = (submission.project.clone(), submission.key.clone());
+        if let Some((epic, body_hash)) = self.state.keys.get(&key) {
+            if *body_hash == submission.body_hash {
+                return Err(Refusal::Duplicate(epic.clone()));
+            }
+            let message = format!("the id {:?} was used for another document (epic {epic})", submission.key);
+            return Err(Refusal::error(ErrorCode::SubmitConflict, message, "use a new id for a new document"));
+        }
+        if self.state.epics.contains_key(&submission.epic) {
+            return Err(Refusal::Error(ApiError::new(ErrorCode::Internal, format!("epic id {} is taken", submission.epic))));
+        }
+        if submission.spec.get().is_none() {
+            return Err(Refusal::Error(ApiError::new(ErrorCode::Internal, "the submission came without its specification")));
+        }
+        self.put(Decision::EpicAccepted {
+            epic: submission.epic.clone(),
+            key: submission.key.clone(),
+            body_hash: submission.body_hash.clone(),
+            by: submission.by.clone(),
+            spec: submission.spec.clone(),
+        });
+        Ok(())
+    }
+
+    fn cancel_epic(&mut self, id: &EpicId, by: &str) -> Result<(), Refusal> {
+        match self.state.known(id)?.status {
+            EpicStatus::Running => {}
+            EpicStatus::Cancelling => return Err(conflict(format!("epic {id} is being cancelled already"))),
+            EpicStatus::Ended(_) => return Err(conflict(format!("epic {id} has ended"))),
+        }
+        let epic = self.state.known(id)?;
+        let instances = 0..epic.instances.len() as u32;
+        let (mut open, mut unknown) = (Vec::new(), Vec::new());
+        for i in instances {
+            match &epic.instances[i as usize].state {
+                InstanceState::Open(attempt) if attempt.cancelling != Some(CancelCause::Request) => open.push(epic.attempt_ref(i)),
+                InstanceState::Unknown { incident } => unknown.push(incident.clone()),
+                _ => {}
+            }
+        }
+        self.put(Decision::EpicCancelling { epic: id.clone(), by: by.to_owned() });
+        for attempt in open {
+            self.put(Decision::AttemptCancelling { attempt, cause: CancelCause::Request });
+        }
+        // Nobody needs to know any more; the run is on record as failed, not as never started.
+        for incident in unknown {
+            self.put(Decision::IncidentResolved { incident, resolution: Resolution::Failed, by: by.to_owned() });
+        }
+        Ok(())
+    }
+
+    fn cancel_task(&mut self, id: &EpicId, instances: &[u32]) -> Result<(), Refusal> {
+        let epic = self.state.known(id)?;
+        let (mut open, mut pending) = (Vec::new(), Vec::new());
+        for &i in instances {
+            match epic.instances.get(i as usize).map(|instance| &instance.state) {
+                Some(InstanceState::Open(attempt)) if attempt.cancelling != Some(CancelCause::Request) => open.push(epic.attempt_ref(i)),
+                Some(InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. }) => pending.push(i),
+                Some(InstanceState::Open(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_)) => {}
+                None => return Err(Refusal::Error(ApiError::new(ErrorCode::TaskNotFound, format!("epic {id} has no such task")))),
+            }
+        }
+        if open.is_empty() && pending.is_empty() {
+            return Err(conflict("the task has ended, or is being cancelled already"));
+        }
+        for attempt in open {
+            self.put(Decision::AttemptCancelling { attempt, cause: CancelCause::Request });
+        }
+        if !pending.is_empty() {
+            self.put(Decision::InstancesCancelled { epic: id.clone(), instances: pending, cause: CancelCause::Request });
+        }
+        Ok(())
+    }
+
+    fn retry_task(&mut self, id: &EpicId, instances: &[u32], by: &str) -> Result<(), Refusal> {
+        let epic = self.state.known(id)?;
+        if epic.status == EpicStatus::Cancelling {
+            return Err(conflict(format!("epic {id} is being cancelled")));
+        }
+        for &i in instances {
+            match epic.instances.get(i as usize).map(|instance| &instance.state) {
+                Some(InstanceState::Ended(InstanceEnd::Failed | InstanceEnd::Cancelled | InstanceEnd::CutOff)) => {}
+                Some(InstanceState::Ended(InstanceEnd::Succeeded | InstanceEnd::Skipped)) => {
+                    return Err(conflict(format!("{} has ended well; a retry is for failed and cancelled tasks", epic.key(i))));
+                }
+                Some(_) => return Err(conflict(format!("{} has not ended", epic.key(i)))),
+                None => return Err(Refusal::Error(ApiError::new(ErrorCode::TaskNotFound, format!("epic {id} has no such task")))),
+            }
+        }
+        // What was cut off because something failed gets another chance with it.
+        let cut_off = (0u32..).zip(&epic.instances).filter(|(_, instance)| matches!(instance.state, InstanceState::Ended(InstanceEnd::CutOff)));
+        let mut again: Vec<u32> = instances.iter().copied().chain(cut_off.map(|(i, _)| i)).collect();
+        again.sort_unstable();
+        again.dedup();
+        self.put(Decision::Reopened { epic: id.clone(), instances: again, by: by.to_owned() });
+        Ok(())
+    }
+
+    fn resolve(&mut self, incident: &IncidentId, resolution: Resolution, by: &str) -> Result<(), Refusal> {
+        let Some(known) = self.state.incidents.get(incident) else {
+            return Err(Refusal::Error(ApiError::new(ErrorCode::IncidentNotFound, format!("there is no incident {incident}"))));
+        };
+        if known.resolved.is_some() {
+            return Err(conflict(format!("incident {incident} is resolved already")));
+        }
+        let epic = &self.state.epics[&known.attempt.epic];
+        if resolution == Resolution::NotStarted && (epic.stopping || epic.status != EpicStatus::Running) {
+            return Err(conflict(format!("epic {} starts nothing any more; resolve as succeeded or failed", epic.id)));
+        }
+        self.put(Decision::IncidentResolved { incident: incident.clone(), resolution, by: by.to_owned() });
+        Ok(())
+    }
+
+    fn join(&mut self, info: &NodeInfo) -> Result<(), Refusal> {
+        if let Some(known) = self.state.fleet.nodes.get(&info.node) {
+            if known.incarnation > info.incarnation {
+                return Err(Refusal::Stale("a later life of the node has joined"));
+            }
+            if known.alive && known.incarnation == info.incarnation {
+                return Err(Refusal::Stale("the node has joined already"));
+            }
+            if known.alive {
+                self.lose_node(&info.node, "restarted");
+            }
+        }
+        self.put(Decision::NodeJoined(info.clone()));
+        Ok(())
+    }
+
+    fn lose_node(&mut self, node: &NodeId, cause: &str) {
+        let open = self.state.open_on(node);
+        let incarnation = self.state.fleet.nodes[node].incarnation;
+        self.put(Decision::NodeLost { node: node.clone(), incarnation, cause: cause.to_owned() });
+        for attempt in open {
+            self.end_attempt(attempt, State::lost(&format!("{node} was lost: {cause}")));
+        }
+    }
+
+    fn agent(&mut self, report: &AgentReport) -> Result<(), Refusal> {
+        let alive = self.state.fleet.nodes.get(&report.node).is_some_and(|node| node.alive && node.incarnation == report.incarnation);
+        let known = self.state.fleet.agents.get(&report.agent).is_some_and(|agent| agent.node == report.node);
+        if !alive || !known {
+            return Err(Refusal::Stale("the agent's node is not alive in this life"));
+        }
+        let same = match report.state {
+            AgentLife::Up => self.state.is_living(&report.agent) && self.state.fleet.agents[&report.agent].restarts == report.restarts,
+            AgentLife::Down => self.state.fleet.agents[&report.agent].state == crate::fleet::AgentState::Down,
+            AgentLife::Quarantined => self.state.fleet.agents[&report.agent].state == crate::fleet::AgentState::Quarantined,
+        };
+        if same {
+            return Err(Refusal::Stale("the agent is known to be so"));
+        }
+        self.put(Decision::AgentChanged {
+            node: report.node.clone(),
+            agent: report.agent.clone(),
+            state: report.state,
+            restarts: report.restarts,
+            cause: report.cause.chars().take(500).collect(),
+        });
+        Ok(())
+    }
+
+    fn attempt(&mut self, report: &AttemptReport) -> Result<(), Refusal> {
+        let at = &report.attempt;
+        let open = self.state.epics.get(&at.epic).filter(|epic| (at.i as usize) < epic.instances.len()).and_then(|epic| {
+            let current = epic.attempt_ref(at.i);
+            epic.open(at.i).filter(|_| current == *at || planted(Mutant::TokenCheck))
+        });
+        let Some(open) = open else { return Err(Refusal::Stale("the attempt is over")) };
+        let same_holder = open.node == report.node && open.incarnation == report.incarnation && open.token == report.token;
+        if !same_holder && !planted(Mutant::TokenCheck) {
+            return Err(Refusal::Stale("the attempt belongs to another holder"));
+        }
+        let at = self.state.epics[&at.epic].attempt_ref(at.i);
+        let phase = open.phase;
+        match &report.what {
+            AttemptNews::Claim if phase != AttemptPhase::Assigned => return Err(Refusal::Stale("claimed already")),
+            AttemptNews::Claim if open.cancelling.is_some() => return Err(Refusal::Stale("the attempt is being cancelled")),
+            AttemptNews::Claim => self.put(Decision::Claimed { attempt: at }),
+            AttemptNews::Started { .. } if phase == AttemptPhase::Started => return Err(Refusal::Stale("started already")),
+            AttemptNews::Started { pid } => self.put(Decision::Started { attempt: at, pid: *pid }),
+            AttemptNews::Progress { percent, message } => {
+                let message = message.as_ref().map(|text| text.chars().take(500).collect());
+                self.put(Decision::Progressed { attempt: at, percent: percent.map(|value| value.min(100)), message });
+            }
+            AttemptNews::Ended(end) => self.end_attempt(at, end.clone()),
+        }
+        Ok(())
+    }
+
+    fn silent(&mut self, attempt: &AttemptRef, cause: CancelCause) -> Result<(), Refusal> {
+        let epic = self.state.epics.get(&attempt.epic).filter(|epic| epic.attempt_ref(attempt.i) == *attempt);
+        let open = epic.and_then(|epic| epic.open(attempt.i)).filter(|open| open.cancelling.is_none());
+        if open.is_none() {
+            return Err(Refusal::Stale("the attempt is over or being cancelled"));
+        }
+        self.put(Decision::AttemptCancelling { attempt: attempt.clone(), cause });
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<(), Refusal> {
+        for _ in 0..TIMERS_PER_TICK {
+            let Some(timer) = self.state.timers.first().filter(|timer| timer.at <= self.state.now).cloned() else { break };
+            match timer.kind {
+                TimerKind::Timeout => {
+                    let attempt = self.state.epics[&timer.epic].attempt_ref(timer.i);
+                    self.put(Decision::AttemptCancelling { attempt, cause: CancelCause::Timeout });
+                }
+                TimerKind::Backoff => self.put(Decision::BackoffEnded { epic: timer.epic, i: timer.i }),
+            }
+        }
+        if self.decisions.is_empty() { Err(Refusal::Stale("nothing is due")) } else { Ok(()) }
+    }
+}
+
+fn conflict(message: impl Into<String>) -> Refusal {
+    Refusal::Error(ApiError::new(ErrorCode::StateConflict, message))
+}
+
+impl State {
+    fn known(&self, id: &EpicId) -> Result<&crate::epic::Epic, Refusal> {
+        self.epics.get(id).ok_or_else(|| Refusal::Error(ApiError::new(ErrorCode::EpicNotFound, format!("there is no epic {id}"))))
+    }
+}

@@ -1,0 +1,325 @@
+//! An accepted epic: its specification, its expanded plan and where each task and instance stands.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use amphi_protocol::document::{EpicSpec, LockMode, Plan, TaskSpec, Workspace};
+use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, IncidentId, Incarnation, NodeId, Timestamp, Token};
+use amphi_protocol::journal::{Artifact, CancelCause, EpicEnd};
+use serde_json::Value;
+
+use crate::locks::ResourceKey;
+
+/// An accepted epic.
+#[derive(Debug, Clone)]
+pub struct Epic {
+    /// Its id.
+    pub id: EpicId,
+    /// What it asks for.
+    pub spec: Arc<EpicSpec>,
+    /// Its graph.
+    pub plan: Arc<Plan>,
+    /// Who sent it.
+    pub submitted_by: String,
+    /// When it was accepted.
+    pub submitted_at: Timestamp,
+    /// When it ended (last).
+    pub ended_at: Option<Timestamp>,
+    /// How it stands.
+    pub status: EpicStatus,
+    /// A task failed for good: only `always()` and `failure()` start anything.
+    pub stopping: bool,
+    /// Its first task was assigned.
+    pub started: bool,
+    /// It was last seen waiting for a person with nothing running.
+    pub waiting: bool,
+    /// One per task.
+    pub tasks: Vec<TaskProgress>,
+    /// One per instance.
+    pub instances: Vec<Instance>,
+    /// For each phase: tasks not ended.
+    pub phase_open: Vec<u32>,
+    /// For each phase: tasks that ended without satisfying anybody.
+    pub phase_bad: Vec<u32>,
+    /// Tasks not ended.
+    pub open_tasks: u32,
+    /// Attempts open.
+    pub active: u32,
+    /// Instances that are ready, wait for locks, or pause before a retry.
+    pub pending: u32,
+    /// Instances whose outcome is unknown.
+    pub unknown: u32,
+}
+
+/// How an epic stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EpicStatus {
+    /// Open.
+    Running,
+    /// What runs is being ended.
+    Cancelling,
+    /// Over.
+    Ended(EpicEnd),
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, Default)]
+pub struct TaskProgress {
+    /// Needs (and phase barriers) that have not ended.
+    pub waits: u32,
+    /// Needs that ended without satisfying it.
+    pub bad: u32,
+    /// Instances not ended.
+    pub open: u32,
+    /// Instances that were let go and have not ended, for `max_parallel`.
+    pub running: u32,
+    /// Next instance that has not been let go.
+    pub cursor: u32,
+    /// Its instances may start.
+    pub released: bool,
+    /// Ended instances by kind.
+    pub succeeded: u32,
+    /// Ended instances by kind.
+    pub failed: u32,
+    /// Ended instances by kind.
+    pub cancelled: u32,
+    /// How it ended.
+    pub end: Option<TaskEnd>,
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskEnd {
+    /// All instances succeeded.
+    Succeeded,
+    /// An instance failed.
+    Failed,
+    /// An instance was cancelled, none failed.
+    Cancelled,
+    /// Its condition was false.
+    Skipped,
+}
+
+/// One instance of a task.
+#[derive(Debug, Clone, Default)]
+pub struct Instance {
+    /// The run, from 1.
+    pub run: u32,
+    /// The last attempt of the run; 0 before the first.
+    pub attempt: u32,
+    /// Attempts of the run that never began; they do not count against the retry policy.
+    pub unstarted: u32,
+    /// Where it stands.
+    pub state: InstanceState,
+    /// Who had the last attempt of this run.
+    pub last_agent: Option<AgentId>,
+    /// What is remembered of the last end.
+    pub record: Option<Box<InstanceRecord>>,
+}
+
+/// What is remembered of an instance after an attempt ended.
+#[derive(Debug, Clone, Default)]
+pub struct InstanceRecord {
+    /// When the last attempt began.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Its node.
+    pub node: Option<NodeId>,
+    /// Its token.
+    pub token: Option<Token>,
+    /// Its exit code.
+    pub exit_code: Option<i32>,
+    /// For people.
+    pub error: Option<String>,
+    /// Outputs of a succeeded run.
+    pub outputs: BTreeMap<String, Value>,
+    /// Artifacts of a succeeded run.
+    pub artifacts: Vec<Artifact>,
+}
+
+/// Where an instance stands.
+#[derive(Debug, Clone, Default)]
+pub enum InstanceState {
+    /// Its needs have not ended, or `max_parallel` holds it back.
+    #[default]
+    Blocked,
+    /// It can start as soon as its locks and an agent are free; its place in all queues.
+    Ready {
+        /// Grows with every request of the shard.
+        order: u64,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// An agent has it.
+    Open(Box<Attempt>),
+    /// It pauses before the next attempt.
+    Backoff {
+        /// Until when.
+        until: Timestamp,
+    },
+    /// Only a person can say how it ended.
+    Unknown {
+        /// The question.
+        incident: IncidentId,
+    },
+    /// Over.
+    Ended(InstanceEnd),
+}
+
+/// How an instance's run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstanceEnd {
+    /// It did its work.
+    Succeeded,
+    /// It failed.
+    Failed,
+    /// It was cancelled on somebody's word.
+    Cancelled,
+    /// It could not start any more: its needs failed, or the epic stops.
+    CutOff,
+    /// Its condition was false.
+    Skipped,
+}
+
+/// An open attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Who has it.
+    pub agent: AgentId,
+    /// Where.
+    pub node: NodeId,
+    /// In which life of the node.
+    pub incarnation: Incarnation,
+    /// Its fencing token.
+    pub token: Token,
+    /// How far it is.
+    pub phase: AttemptPhase,
+    /// It is to be ended, and why.
+    pub cancelling: Option<CancelCause>,
+    /// When it was assigned.
+    pub assigned_at: Timestamp,
+    /// When it began.
+    pub started_at: Option<Timestamp>,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Its own word on how far it is.
+    pub percent: Option<u8>,
+    /// When it is cancelled for `timeout`.
+    pub deadline: Option<Timestamp>,
+}
+
+/// How far an attempt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptPhase {
+    /// Given to the agent.
+    Assigned,
+    /// The start is on record, the process may or may not run.
+    Claimed,
+    /// It runs.
+    Started,
+}
+
+impl Epic {
+    pub(crate) fn new(id: EpicId, spec: Arc<EpicSpec>, by: String, now: Timestamp) -> Self {
+        let plan = Arc::new(Plan::expand(&spec));
+        let instance = Instance { run: 1, ..Instance::default() };
+        let mut epic = Self {
+            id,
+            submitted_by: by,
+            submitted_at: now,
+            ended_at: None,
+            status: EpicStatus::Running,
+            stopping: false,
+            started: false,
+            waiting: false,
+            tasks: vec![TaskProgress::default(); plan.tasks.len()],
+            instances: vec![instance; plan.instances.len()],
+            phase_open: plan.phase_sizes.clone(),
+            phase_bad: vec![0; plan.phase_sizes.len()],
+            open_tasks: plan.tasks.len() as u32,
+            active: 0,
+            pending: 0,
+            unknown: 0,
+            spec,
+            plan,
+        };
+        for (task, planned) in epic.tasks.iter_mut().zip(&epic.plan.tasks) {
+            task.waits = planned.needs.len() as u32 + u32::from(planned.waits_for_phase.is_some());
+            task.open = planned.count;
+            task.cursor = planned.first;
+        }
+        epic
+    }
+
+    /// The task of an instance.
+    pub fn task_of(&self, i: u32) -> u32 {
+        self.plan.instances[i as usize].task
+    }
+
+    /// The specification of an instance's task.
+    pub fn spec_of(&self, i: u32) -> &TaskSpec {
+        &self.spec.tasks[self.task_of(i) as usize]
+    }
+
+    /// `t` or `t[i]`.
+    pub fn key(&self, i: u32) -> String {
+        self.plan.key(&self.spec, i)
+    }
+
+    /// The attempt that instance `i` has or had last.
+    pub fn attempt_ref(&self, i: u32) -> AttemptRef {
+        let instance = &self.instances[i as usize];
+        AttemptRef { epic: self.id.clone(), i, run: instance.run, attempt: instance.attempt }
+    }
+
+    /// The open attempt of instance `i`.
+    pub fn open(&self, i: u32) -> Option<&Attempt> {
+        match &self.instances[i as usize].state {
+            InstanceState::Open(attempt) => Some(attempt),
+            _ => None,
+        }
+    }
+
+    /// The resources of an instance as they stand in the lock table, sorted.
+    pub fn locks(&self, i: u32) -> Vec<(ResourceKey, LockMode)> {
+        if self.spec_of(i).locks.is_empty() {
+            return Vec::new();
+        }
+        let locks = self.plan.locks(&self.spec, i);
+        let mut keys: Vec<_> = locks.into_iter().map(|(resource, mode)| (self.resource_key(resource), mode)).collect();
+        keys.sort();
+        keys
+    }
+
+    fn resource_key(&self, resource: amphi_protocol::ids::Resource) -> ResourceKey {
+        let folder = match &self.spec.workspace {
+            Workspace::Path(path) if resource.as_str().starts_with("file/") => Some(path.as_str().into()),
+            Workspace::Path(_) | Workspace::None => None,
+        };
+        ResourceKey { project: self.spec.project.clone(), folder, resource }
+    }
+
+    /// True if the start of instance `i` must be on record before it happens.
+    pub fn needs_claim(&self, i: u32) -> bool {
+        let task = self.spec_of(i);
+        task.retry.is_once() || !task.locks.write.is_empty()
+    }
+
+    /// True if nothing runs, nothing can run, and a person must say something.
+    pub fn needs_person(&self) -> bool {
+        self.status == EpicStatus::Running && self.unknown > 0 && self.active == 0 && self.pending == 0
+    }
+
+    /// True if it is over.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.status, EpicStatus::Ended(_))
+    }
+}
+
+impl InstanceState {
+    /// True if the run is over.
+    pub fn is_ended(&self) -> bool {
+        matches!(self, Self::Ended(_))
+    }
+}

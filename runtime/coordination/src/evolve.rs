@@ -1,0 +1,387 @@
+//! Decisions change the state. The same on the leader, on standbys and in every replay; nothing here may refuse.
+//!
+//! A decision that contradicts the state is a broken law: it panics with the law in words, and the shell around it treats the
+//! record as poison.
+
+use std::sync::Arc;
+
+use amphi_protocol::event::EventType;
+use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, IncidentId, Incarnation, NodeId, Timestamp, Token};
+use amphi_protocol::journal::{AgentLife, AttemptEnd, CancelCause, Decision, EpicEnd, Next, NodeInfo, Outcome, Resolution};
+use serde_json::Map;
+
+use crate::epic::{Attempt, AttemptPhase, Epic, EpicStatus, InstanceEnd, InstanceState};
+use crate::fleet::{AgentState, Demand};
+use crate::graph::cancel_word;
+use crate::queue::Rank;
+use crate::retry;
+use crate::sink::{EventSink, Subject, data};
+use crate::state::{Incident, State, Timer, TimerKind};
+
+impl State {
+    /// Applies one decision.
+    pub fn evolve(&mut self, decision: &Decision, sink: &mut EventSink) {
+        match decision {
+            Decision::EpochStarted { node, epoch } => {
+                self.epoch = *epoch;
+                self.leader = Some(node.clone());
+                let subject = || Subject { node: Some(node.clone()), ..Subject::default() };
+                self.event(sink, EventType::ManagerElected, subject, data! { "epoch": epoch });
+            }
+            Decision::EpicAccepted { epic, key, body_hash, by, spec } => {
+                let spec = Arc::clone(spec.get().expect("records are resolved before they are applied"));
+                self.keys.insert((spec.project.clone(), key.clone()), (epic.clone(), body_hash.clone()));
+                let about = data! { "name": spec.name.as_str(), "by": by, "tasks": spec.tasks.len() };
+                self.epics.insert(epic.clone(), Epic::new(epic.clone(), spec, by.clone(), self.now));
+                self.epic_event(sink, EventType::EpicSubmitted, epic, about);
+                self.check_all(epic, sink);
+            }
+            Decision::EpicStopping { epic, .. } => {
+                self.epic_mut(epic).stopping = true;
+                self.cut_off(epic, false, sink);
+            }
+            Decision::EpicCancelling { epic, .. } => {
+                self.epic_mut(epic).status = EpicStatus::Cancelling;
+                self.cut_off(epic, true, sink);
+                self.due.touched.insert(epic.clone());
+            }
+            Decision::EpicEnded { epic, state } => self.epic_ended(epic, *state, sink),
+            Decision::ConditionDecided { epic, task, runs } => {
+                if *runs {
+                    self.release_task(epic, *task, sink);
+                } else {
+                    self.skip_task(epic, *task, sink);
+                }
+            }
+            Decision::Assigned { attempt, agent, node, incarnation, token } => {
+                self.assigned(attempt, (agent, node, *incarnation), *token, sink);
+            }
+            Decision::Claimed { attempt } => self.attempt_mut(attempt).phase = AttemptPhase::Claimed,
+            Decision::Started { attempt, pid } => self.attempt_started(attempt, *pid, sink),
+            Decision::Progressed { attempt, percent, message } => {
+                self.attempt_mut(attempt).percent = *percent;
+                let about = data! { "percent": percent, "message": message };
+                self.instance_event(sink, EventType::TaskProgress, (&attempt.epic, attempt.i), about);
+            }
+            Decision::AttemptCancelling { attempt, cause } => self.attempt_cancelling(attempt, *cause, sink),
+            Decision::AttemptEnded { attempt, token, end, next } => self.attempt_ended(attempt, *token, end, *next, sink),
+            Decision::BackoffEnded { epic, i } => {
+                self.withdraw(epic, *i);
+                self.make_ready(epic, *i, sink);
+            }
+            Decision::InstancesCancelled { epic, instances, .. } => {
+                for &i in instances {
+                    self.end_instance(epic, i, InstanceEnd::Cancelled, sink);
+                }
+            }
+            Decision::Reopened { epic, instances, .. } => {
+                self.reopen(epic, instances, sink);
+                self.epic_event(sink, EventType::EpicResumed, epic, data! { "reopened": instances.len() });
+            }
+            Decision::IncidentOpened { incident, attempt, summary } => self.incident_opened(incident, attempt, summary, sink),
+            Decision::IncidentResolved { incident, resolution, by } => self.incident_resolved(incident, *resolution, by, sink),
+            Decision::NodeJoined(info) => self.node_joined(info, sink),
+            Decision::NodeLost { node, incarnation, cause } => {
+                self.fleet.lose(node);
+                let subject = || Subject { node: Some(node.clone()), ..Subject::default() };
+                self.event(sink, EventType::NodeLost, subject, data! { "incarnation": incarnation, "cause": cause });
+                self.update_servable();
+            }
+            Decision::AgentChanged { node, agent, state, restarts, cause } => self.agent_changed((node, agent), *state, *restarts, cause, sink),
+        }
+    }
+
+    pub(crate) fn epic_mut(&mut self, id: &EpicId) -> &mut Epic {
+        self.epics.get_mut(id).expect("a decision names an accepted epic")
+    }
+
+    fn attempt_mut(&mut self, attempt: &AttemptRef) -> &mut Attempt {
+        match &mut self.epic_mut(&attempt.epic).instances[attempt.i as usize].state {
+            InstanceState::Open(open) => open,
+            InstanceState::Blocked
+            | InstanceState::Ready { .. }
+            | InstanceState::Backoff { .. }
+            | InstanceState::Unknown { .. }
+            | InstanceState::Ended(_) => panic!("S5: a decision about attempt {attempt}, which is not open"),
+        }
+    }
+
+    fn epic_ended(&mut self, id: &EpicId, end: EpicEnd, sink: &mut EventSink) {
+        let now = self.now;
+        let epic = self.epic_mut(id);
+        epic.status = EpicStatus::Ended(end);
+        epic.ended_at = Some(now);
+        let kind = match end {
+            EpicEnd::Succeeded => EventType::EpicSucceeded,
+            EpicEnd::Failed => EventType::EpicFailed,
+            EpicEnd::Cancelled => EventType::EpicCancelled,
+        };
+        let duration = now.since_ms(epic.submitted_at);
+        self.epic_event(sink, kind, id, data! { "duration_ms": duration });
+    }
+
+    fn assigned(&mut self, at: &AttemptRef, (agent, node, incarnation): (&AgentId, &NodeId, Incarnation), token: Token, sink: &mut EventSink) {
+        let now = self.now;
+        self.token = token;
+        let epic = self.epics.get(&at.epic).expect("a decision names an accepted epic");
+        let InstanceState::Ready { order, .. } = epic.instances[at.i as usize].state else {
+            panic!("S6: {at} is assigned but was not ready");
+        };
+        let class = self.queue.find(&Demand::of(epic.spec_of(at.i))).expect("a ready instance has a class");
+        let rank = Rank { priority: epic.spec_of(at.i).priority, order };
+        self.queue.classes[class].runnable.remove(&rank);
+        let granted = if self.queue.classes[class].locking.remove(&order) { Some(self.locks.grant(order, token)) } else { None };
+        self.fleet.begin(agent, node, at);
+        let epic = self.epics.get_mut(&at.epic).expect("a decision names an accepted epic");
+        let instance = &mut epic.instances[at.i as usize];
+        let from = instance.last_agent.replace(agent.clone()).filter(|last| last != agent);
+        instance.attempt = at.attempt;
+        let attempt = Attempt {
+            agent: agent.clone(),
+            node: node.clone(),
+            incarnation,
+            token,
+            phase: AttemptPhase::Assigned,
+            cancelling: None,
+            assigned_at: now,
+            started_at: None,
+            pid: None,
+            percent: None,
+            deadline: None,
+        };
+        instance.state = InstanceState::Open(Box::new(attempt));
+        epic.pending -= 1;
+        epic.active += 1;
+        let first = !std::mem::replace(&mut epic.started, true);
+        self.due.touched.insert(at.epic.clone());
+        if first {
+            self.epic_event(sink, EventType::EpicStarted, &at.epic, Map::new());
+        }
+        let who = (&at.epic, at.i);
+        for (key, mode) in granted.iter().flat_map(|set| set.iter()) {
+            self.instance_event(sink, EventType::LockGranted, who, data! { "resource": key.resource, "mode": mode, "token": token });
+        }
+        self.instance_event(sink, EventType::TaskAssigned, who, data! { "token": token });
+        if let Some(from) = from {
+            self.instance_event(sink, EventType::TaskReassigned, who, data! { "from": from });
+        }
+    }
+
+    fn attempt_started(&mut self, at: &AttemptRef, pid: Option<u32>, sink: &mut EventSink) {
+        let now = self.now;
+        let timeout = self.epics[&at.epic].spec_of(at.i).timeout_ms;
+        let attempt = self.attempt_mut(at);
+        attempt.phase = AttemptPhase::Started;
+        attempt.started_at = Some(now);
+        attempt.pid = pid;
+        attempt.deadline = timeout.map(|ms| now.after_ms(ms));
+        if let (Some(deadline), None) = (attempt.deadline, attempt.cancelling) {
+            self.timers.insert(Timer { at: deadline, epic: at.epic.clone(), i: at.i, kind: TimerKind::Timeout });
+        }
+        self.instance_event(sink, EventType::TaskStarted, (&at.epic, at.i), data! { "pid": pid });
+    }
+
+    fn attempt_cancelling(&mut self, at: &AttemptRef, cause: CancelCause, sink: &mut EventSink) {
+        let attempt = self.attempt_mut(at);
+        attempt.cancelling = Some(cause);
+        let (deadline, token) = (attempt.deadline.take(), attempt.token);
+        if let Some(deadline) = deadline {
+            self.timers.remove(&Timer { at: deadline, epic: at.epic.clone(), i: at.i, kind: TimerKind::Timeout });
+        }
+        let who = (&at.epic, at.i);
+        match cause {
+            CancelCause::Stuck => self.instance_event(sink, EventType::TaskStuck, who, data! { "cause": cancel_word(cause) }),
+            CancelCause::Lease => {
+                for (key, _) in self.epics[&at.epic].locks(at.i) {
+                    self.instance_event(sink, EventType::LockExpired, who, data! { "resource": key.resource, "token": token });
+                }
+            }
+            CancelCause::Request | CancelCause::Timeout | CancelCause::FailFast => {}
+        }
+    }
+
+    fn attempt_ended(&mut self, at: &AttemptRef, token: Token, end: &AttemptEnd, next: Next, sink: &mut EventSink) {
+        let now = self.now;
+        let InstanceState::Open(attempt) = self.epics[&at.epic].instances[at.i as usize].state.clone() else {
+            panic!("S5: {at} ends but is not open");
+        };
+        let who = (&at.epic, at.i);
+        self.fleet.end(&attempt.agent, &attempt.node, at);
+        if let Some(deadline) = attempt.deadline {
+            self.timers.remove(&Timer { at: deadline, epic: at.epic.clone(), i: at.i, kind: TimerKind::Timeout });
+        }
+        let locks = self.epics[&at.epic].locks(at.i);
+        // The outcome is told while the instance still shows its agent, the locks after it.
+        self.outcome_event(at, &attempt, end, next, sink);
+        for (key, mode) in &locks {
+            self.instance_event(sink, EventType::LockReleased, who, data! { "resource": key.resource, "mode": mode, "token": token });
+        }
+        let changes = self.locks.release(&at.epic, at.i, &locks);
+        self.follow(changes);
+        let epic = self.epic_mut(&at.epic);
+        epic.active -= 1;
+        let uncounted = retry::is_uncounted(end.outcome, attempt.phase, &epic.spec_of(at.i).retry);
+        let instance = &mut epic.instances[at.i as usize];
+        instance.unstarted += u32::from(uncounted);
+        let record = instance.record.get_or_insert_default();
+        record.started_at = attempt.started_at;
+        record.ended_at = Some(now);
+        record.node = Some(attempt.node);
+        record.token = Some(token);
+        record.exit_code = end.exit_code;
+        record.error.clone_from(&end.error);
+        if next == Next::Succeeded {
+            record.outputs.clone_from(&end.outputs);
+            record.artifacts.clone_from(&end.artifacts);
+        }
+        self.due.touched.insert(at.epic.clone());
+        match next {
+            Next::Succeeded => self.end_instance(&at.epic, at.i, InstanceEnd::Succeeded, sink),
+            Next::Failed => self.end_instance(&at.epic, at.i, InstanceEnd::Failed, sink),
+            Next::Cancelled => self.end_instance(&at.epic, at.i, InstanceEnd::Cancelled, sink),
+            Next::Retry { at: until } if until <= now => self.make_ready(&at.epic, at.i, sink),
+            Next::Retry { at: until } => {
+                let epic = self.epic_mut(&at.epic);
+                epic.instances[at.i as usize].state = InstanceState::Backoff { until };
+                epic.pending += 1;
+                self.timers.insert(Timer { at: until, epic: at.epic.clone(), i: at.i, kind: TimerKind::Backoff });
+            }
+            Next::Unknown => self.due.incidents.push_back(at.clone()),
+        }
+    }
+
+    fn outcome_event(&mut self, at: &AttemptRef, attempt: &Attempt, end: &AttemptEnd, next: Next, sink: &mut EventSink) {
+        let who = (&at.epic, at.i);
+        let cause = retry::cause(end.outcome, attempt.cancelling).as_str();
+        match next {
+            Next::Succeeded => {
+                let about = data! { "exit_code": end.exit_code, "outputs": end.outputs, "artifacts": end.artifacts };
+                self.instance_event(sink, EventType::TaskSucceeded, who, about);
+            }
+            Next::Failed => {
+                let about = data! { "cause": cause, "exit_code": end.exit_code, "error": end.error };
+                self.instance_event(sink, EventType::TaskFailed, who, about);
+            }
+            Next::Retry { at } => {
+                let about = data! { "cause": cause, "next_at": at.to_rfc3339(), "exit_code": end.exit_code, "error": end.error };
+                self.instance_event(sink, EventType::TaskRetrying, who, about);
+            }
+            Next::Unknown => self.instance_event(sink, EventType::TaskUnknown, who, data! { "cause": cause, "error": end.error }),
+            // Told when the instance is closed.
+            Next::Cancelled => {}
+        }
+    }
+
+    fn incident_opened(&mut self, incident: &IncidentId, at: &AttemptRef, summary: &str, sink: &mut EventSink) {
+        let opened = Incident { attempt: at.clone(), summary: summary.to_owned(), opened_at: self.now, resolved: None };
+        self.incidents.insert(incident.clone(), opened);
+        let epic = self.epic_mut(&at.epic);
+        epic.instances[at.i as usize].state = InstanceState::Unknown { incident: incident.clone() };
+        epic.unknown += 1;
+        self.due.touched.insert(at.epic.clone());
+        self.instance_event(sink, EventType::IncidentOpened, (&at.epic, at.i), data! { "incident": incident, "summary": summary });
+    }
+
+    fn incident_resolved(&mut self, incident: &IncidentId, resolution: Resolution, by: &str, sink: &mut EventSink) {
+        let entry = self.incidents.get_mut(incident).expect("a decision names an open incident");
+        entry.resolved = Some((resolution, by.to_owned()));
+        let at = entry.attempt.clone();
+        let who = (&at.epic, at.i);
+        self.instance_event(sink, EventType::IncidentResolved, who, data! { "incident": incident, "resolution": resolution, "by": by });
+        match resolution {
+            Resolution::Succeeded => {
+                self.instance_event(sink, EventType::TaskSucceeded, who, data! { "resolved_by": by });
+                self.end_instance(&at.epic, at.i, InstanceEnd::Succeeded, sink);
+            }
+            Resolution::Failed => {
+                self.instance_event(sink, EventType::TaskFailed, who, data! { "cause": "agent_lost", "resolved_by": by });
+                self.end_instance(&at.epic, at.i, InstanceEnd::Failed, sink);
+            }
+            Resolution::NotStarted => {
+                let epic = self.epic_mut(&at.epic);
+                epic.unknown -= 1;
+                // A person's word makes it a new run: the run whose start is on record stays as it is, started once.
+                let instance = &mut epic.instances[at.i as usize];
+                *instance = crate::epic::Instance { run: instance.run + 1, ..crate::epic::Instance::default() };
+                self.make_ready(&at.epic, at.i, sink);
+            }
+        }
+        self.due.touched.insert(at.epic);
+    }
+
+    fn node_joined(&mut self, info: &NodeInfo, sink: &mut EventSink) {
+        let new = self.fleet.join(info);
+        self.queue.add_profiles(&new, &self.fleet);
+        let about = data! { "incarnation": info.incarnation, "pid": info.pid, "capacity": info.capacity };
+        let node = || Subject { node: Some(info.node.clone()), ..Subject::default() };
+        self.event(sink, EventType::NodeJoined, node, about);
+        for agent in &info.agents {
+            let subject = || Subject { node: Some(info.node.clone()), agent: Some(agent.agent.clone()), ..Subject::default() };
+            self.event(sink, EventType::AgentJoined, subject, data! { "role": agent.role });
+        }
+        self.update_servable();
+    }
+
+    fn agent_changed(&mut self, (node, agent): (&NodeId, &AgentId), life: AgentLife, restarts: u32, cause: &str, sink: &mut EventSink) {
+        self.fleet.report(agent, life, restarts);
+        let kind = match life {
+            AgentLife::Up => EventType::AgentRestarted,
+            AgentLife::Down => EventType::AgentLost,
+            AgentLife::Quarantined => EventType::AgentQuarantined,
+        };
+        let subject = || Subject { node: Some(node.clone()), agent: Some(agent.clone()), ..Subject::default() };
+        self.event(sink, kind, subject, data! { "restarts": restarts, "cause": cause });
+        self.update_servable();
+    }
+
+    /// What follows an end that is reported for an open attempt.
+    pub(crate) fn next_after(&self, at: &AttemptRef, end: &AttemptEnd) -> Next {
+        let epic = &self.epics[&at.epic];
+        let task = epic.spec_of(at.i);
+        let attempt = epic.open(at.i).expect("ends are decided for open attempts");
+        let instance = &epic.instances[at.i as usize];
+        let uncounted = retry::is_uncounted(end.outcome, attempt.phase, &task.retry);
+        let unstarted = instance.unstarted + u32::from(uncounted);
+        let stopping = epic.stopping && task.condition == amphi_protocol::document::Condition::Success;
+        retry::next(&retry::Ended {
+            policy: &task.retry,
+            outcome: end.outcome,
+            phase: attempt.phase,
+            cancelling: if epic.status == EpicStatus::Cancelling { Some(CancelCause::Request) } else { attempt.cancelling },
+            stopping,
+            begun: instance.attempt - unstarted,
+            unstarted,
+            now: self.now,
+            seed: attempt.token.0,
+        })
+    }
+
+    /// The attempts of a node that are open.
+    pub(crate) fn open_on(&self, node: &NodeId) -> Vec<AttemptRef> {
+        self.fleet.nodes.get(node).map(|node| node.running.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// True if `agent` may be given work, or does some.
+    pub(crate) fn is_living(&self, agent: &AgentId) -> bool {
+        self.fleet.agents.get(agent).is_some_and(|agent| matches!(agent.state, AgentState::Idle | AgentState::Busy(_)))
+    }
+
+    /// When the run's pause ends, if instance `i` pauses.
+    pub(crate) fn pause_of(&self, id: &EpicId, i: u32) -> Option<Timestamp> {
+        match self.epics.get(id)?.instances[i as usize].state {
+            InstanceState::Backoff { until } => Some(until),
+            _ => None,
+        }
+    }
+
+    /// An end made by the Manager itself: the agent or its node is gone.
+    pub(crate) fn lost(cause: &str) -> AttemptEnd {
+        AttemptEnd {
+            outcome: Outcome::AgentLost,
+            exit_code: None,
+            error: Some(cause.to_owned()),
+            outputs: Default::default(),
+            artifacts: Vec::new(),
+        }
+    }
+}

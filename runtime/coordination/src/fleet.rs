@@ -1,0 +1,236 @@
+//! Nodes and agents as the Manager knows them: who lives, who is idle, who has room.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use amphi_protocol::document::TaskSpec;
+use amphi_protocol::ids::{AgentId, AttemptRef, Incarnation, NodeId, RoleName};
+use amphi_protocol::journal::{AgentLife, NodeInfo};
+
+/// A node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its present or last life.
+    pub incarnation: Incarnation,
+    /// Its process.
+    pub pid: u32,
+    /// Attempts that it runs at once.
+    pub capacity: u32,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// It lives, as far as is known.
+    pub alive: bool,
+    /// Its agents.
+    pub agents: Vec<AgentId>,
+    /// Its open attempts.
+    pub running: BTreeSet<AttemptRef>,
+}
+
+/// An agent.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    /// Its node.
+    pub node: NodeId,
+    /// Its role.
+    pub role: RoleName,
+    /// Its skills, sorted.
+    pub skills: Vec<String>,
+    /// What it does.
+    pub state: AgentState,
+    /// Restarts in this life of the node.
+    pub restarts: u32,
+    pub(crate) profile: usize,
+}
+
+/// What an agent does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentState {
+    /// Nothing.
+    Idle,
+    /// An attempt.
+    Busy(AttemptRef),
+    /// Dead; its supervisor is at work.
+    Down,
+    /// Dead too often.
+    Quarantined,
+    /// Its node is gone.
+    Gone,
+}
+
+/// Agents of one role with the same skills are interchangeable: one profile.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Profile {
+    pub role: Option<RoleName>,
+    pub skills: Vec<String>,
+    /// Agents that live (idle or busy).
+    pub living: u32,
+    /// Idle agents by node.
+    pub idle: BTreeMap<NodeId, BTreeSet<AgentId>>,
+}
+
+/// All nodes and agents.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Fleet {
+    pub nodes: BTreeMap<NodeId, Node>,
+    pub agents: BTreeMap<AgentId, Agent>,
+    pub profiles: Vec<Profile>,
+}
+
+/// What a task asks of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Demand {
+    pub role: Option<RoleName>,
+    pub skills: Vec<String>,
+}
+
+impl Demand {
+    pub fn of(task: &TaskSpec) -> Self {
+        Self { role: task.agent.clone(), skills: task.skills.clone() }
+    }
+
+    pub fn accepts(&self, role: &RoleName, skills: &[String]) -> bool {
+        self.role.as_ref().is_none_or(|wanted| wanted == role) && self.skills.iter().all(|wanted| skills.contains(wanted))
+    }
+}
+
+impl Profile {
+    pub fn serves(&self, demand: &Demand) -> bool {
+        self.role.as_ref().is_some_and(|role| demand.accepts(role, &self.skills))
+    }
+}
+
+impl Fleet {
+    /// A node begins a life. Returns the profiles that did not exist before.
+    pub fn join(&mut self, info: &NodeInfo) -> Vec<usize> {
+        let mut new = Vec::new();
+        let agents = info.agents.iter().map(|agent| agent.agent.clone()).collect();
+        let node = Node {
+            incarnation: info.incarnation,
+            pid: info.pid,
+            capacity: info.capacity,
+            labels: info.labels.clone(),
+            alive: true,
+            agents,
+            running: BTreeSet::new(),
+        };
+        if let Some(old) = self.nodes.insert(info.node.clone(), node) {
+            for agent in old.agents {
+                self.set_state(&agent, AgentState::Gone);
+                self.agents.remove(&agent);
+            }
+        }
+        for agent in &info.agents {
+            let profile = self.profile(&agent.role, &agent.skills, &mut new);
+            let entry = Agent {
+                node: info.node.clone(),
+                role: agent.role.clone(),
+                skills: agent.skills.clone(),
+                state: AgentState::Gone,
+                restarts: 0,
+                profile,
+            };
+            self.agents.insert(agent.agent.clone(), entry);
+            self.set_state(&agent.agent, AgentState::Idle);
+        }
+        new
+    }
+
+    fn profile(&mut self, role: &RoleName, skills: &[String], new: &mut Vec<usize>) -> usize {
+        let known = self.profiles.iter().position(|profile| profile.role.as_ref() == Some(role) && profile.skills == skills);
+        known.unwrap_or_else(|| {
+            self.profiles.push(Profile { role: Some(role.clone()), skills: skills.to_vec(), ..Profile::default() });
+            new.push(self.profiles.len() - 1);
+            self.profiles.len() - 1
+        })
+    }
+
+    /// A node is gone, with all its agents.
+    pub fn lose(&mut self, node: &NodeId) {
+        let Some(entry) = self.nodes.get_mut(node) else { return };
+        entry.alive = false;
+        entry.running.clear();
+        for agent in entry.agents.clone() {
+            self.set_state(&agent, AgentState::Gone);
+        }
+    }
+
+    /// Moves an agent to another state and keeps the indexes in step.
+    pub fn set_state(&mut self, id: &AgentId, state: AgentState) {
+        let Some(agent) = self.agents.get_mut(id) else { return };
+        let profile = &mut self.profiles[agent.profile];
+        let lives = |state: &AgentState| matches!(state, AgentState::Idle | AgentState::Busy(_));
+        match (lives(&agent.state), lives(&state)) {
+            (false, true) => profile.living += 1,
+            (true, false) => profile.living -= 1,
+            (true, true) | (false, false) => {}
+        }
+        if state == AgentState::Idle {
+            profile.idle.entry(agent.node.clone()).or_default().insert(id.clone());
+        } else if let Some(idle) = profile.idle.get_mut(&agent.node) {
+            idle.remove(id);
+            if idle.is_empty() {
+                profile.idle.remove(&agent.node);
+            }
+        }
+        agent.state = state;
+    }
+
+    /// What the node said of an agent. A busy agent that is up again stays busy until its attempt has ended.
+    pub fn report(&mut self, id: &AgentId, life: AgentLife, restarts: u32) {
+        let Some(agent) = self.agents.get_mut(id) else { return };
+        agent.restarts = restarts;
+        let state = match (life, &agent.state) {
+            (AgentLife::Up, AgentState::Busy(attempt)) => AgentState::Busy(attempt.clone()),
+            (AgentLife::Up, _) => AgentState::Idle,
+            (AgentLife::Down, _) => AgentState::Down,
+            (AgentLife::Quarantined, _) => AgentState::Quarantined,
+        };
+        self.set_state(id, state);
+    }
+
+    /// An attempt begins.
+    pub fn begin(&mut self, agent: &AgentId, node: &NodeId, attempt: &AttemptRef) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.running.insert(attempt.clone());
+        }
+        self.set_state(agent, AgentState::Busy(attempt.clone()));
+    }
+
+    /// An attempt is over: room on the node, and the agent idle if it still lives.
+    pub fn end(&mut self, agent: &AgentId, node: &NodeId, attempt: &AttemptRef) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.running.remove(attempt);
+        }
+        if self.agents.get(agent).is_some_and(|entry| entry.state == AgentState::Busy(attempt.clone())) {
+            self.set_state(agent, AgentState::Idle);
+        }
+    }
+
+    /// True if `node` lives and has room.
+    pub fn has_room(&self, node: &NodeId) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.alive && (node.running.len() as u32) < node.capacity)
+    }
+
+    /// The best idle agent among `profiles`: not `avoid` if there is another, on the node with the fewest attempts.
+    pub fn choose(&self, profiles: &[usize], avoid: Option<&AgentId>, visited: &mut u64) -> Option<(AgentId, NodeId)> {
+        let mut best: Option<(bool, usize, &NodeId, &AgentId)> = None;
+        for &profile in profiles {
+            for (node, idle) in &self.profiles[profile].idle {
+                *visited += 1;
+                if !self.has_room(node) {
+                    continue;
+                }
+                let load = self.nodes[node].running.len();
+                let other = idle.iter().find(|agent| Some(*agent) != avoid);
+                let (again, agent) = match other {
+                    Some(agent) => (false, agent),
+                    None => (true, idle.first().expect("a node without idle agents is not in the index")),
+                };
+                let candidate = (again, load, node, agent);
+                if best.is_none_or(|best| (candidate.0, candidate.1, candidate.2) < (best.0, best.1, best.2)) {
+                    best = Some(candidate);
+                }
+            }
+        }
+        best.map(|(_, _, node, agent)| (agent.clone(), node.clone()))
+    }
+}

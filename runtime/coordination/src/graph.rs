@@ -1,0 +1,447 @@
+//! How the end of one instance reaches the rest of the graph: tasks end, phases open, dependents become ready or are cut off.
+//!
+//! Work is proportional to the edges touched, never to the size of the epic, and a long chain is a loop, not a recursion.
+
+use amphi_protocol::document::Condition;
+use amphi_protocol::event::EventType;
+use amphi_protocol::ids::EpicId;
+use amphi_protocol::journal::CancelCause;
+use serde_json::Map;
+
+use crate::epic::{EpicStatus, InstanceEnd, InstanceState, TaskEnd};
+use crate::fleet::Demand;
+use crate::locks::Changes;
+use crate::queue::Rank;
+use crate::sink::{EventSink, data};
+use crate::state::{State, Timer, TimerKind};
+
+/// What is left to look at in one epic.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// All needs of the task have ended, or can no longer be satisfied.
+    Check(u32),
+    /// The last instance of the task has ended.
+    Finish(u32),
+}
+
+impl State {
+    /// Looks at every task once: at the start of an epic and after it was reopened.
+    pub(crate) fn check_all(&mut self, id: &EpicId, sink: &mut EventSink) {
+        let count = self.epics[id].tasks.len() as u32;
+        for task in 0..count {
+            self.run(id, vec![Step::Check(task)], sink);
+        }
+    }
+
+    /// An instance is over. Its locks and its agent have been given back already.
+    pub(crate) fn end_instance(&mut self, id: &EpicId, i: u32, end: InstanceEnd, sink: &mut EventSink) {
+        let mut steps = Vec::new();
+        self.close(id, i, end, sink, &mut steps);
+        self.run(id, steps, sink);
+    }
+
+    /// Its condition is false: all of the task's instances are skipped.
+    pub(crate) fn skip_task(&mut self, id: &EpicId, task: u32, sink: &mut EventSink) {
+        let mut steps = Vec::new();
+        self.close_pending(id, task, InstanceEnd::Skipped, sink, &mut steps);
+        self.run(id, steps, sink);
+    }
+
+    /// Lets the instances of a task start, as many as `max_parallel` allows.
+    pub(crate) fn release_task(&mut self, id: &EpicId, task: u32, sink: &mut EventSink) {
+        let epic = self.epics.get_mut(id).expect("the epic of a decision exists");
+        epic.tasks[task as usize].released = true;
+        self.let_go(id, task, sink);
+    }
+
+    /// Cuts off everything of an epic that has not started: all of it, or all without a condition.
+    pub(crate) fn cut_off(&mut self, id: &EpicId, all: bool, sink: &mut EventSink) {
+        let count = self.epics[id].tasks.len() as u32;
+        let mut steps = Vec::new();
+        for task in 0..count {
+            let epic = &self.epics[id];
+            self.visited += 1;
+            let conditional = epic.spec.tasks[task as usize].condition != Condition::Success;
+            if (all || !conditional) && epic.tasks[task as usize].end.is_none() {
+                let end = if all { InstanceEnd::Cancelled } else { InstanceEnd::CutOff };
+                self.close_pending(id, task, end, sink, &mut steps);
+            }
+        }
+        self.run(id, steps, sink);
+    }
+
+    fn run(&mut self, id: &EpicId, mut steps: Vec<Step>, sink: &mut EventSink) {
+        while let Some(step) = steps.pop() {
+            self.visited += 1;
+            match step {
+                Step::Check(task) => self.check_task(id, task, sink, &mut steps),
+                Step::Finish(task) => self.finish(id, task, &mut steps),
+            }
+        }
+    }
+
+    fn check_task(&mut self, id: &EpicId, task: u32, sink: &mut EventSink, steps: &mut Vec<Step>) {
+        let epic = &self.epics[id];
+        let progress = &epic.tasks[task as usize];
+        if progress.end.is_some() || progress.released {
+            return;
+        }
+        let condition = epic.spec.tasks[task as usize].condition;
+        let stops = epic.stopping || epic.status != EpicStatus::Running;
+        match condition {
+            Condition::Success if progress.bad > 0 || stops => self.close_pending(id, task, InstanceEnd::CutOff, sink, steps),
+            Condition::Success if progress.waits == 0 => self.release_task(id, task, sink),
+            Condition::Always | Condition::Failure if progress.waits == 0 => self.due.conditions.push_back((id.clone(), task)),
+            Condition::Success | Condition::Always | Condition::Failure => {}
+        }
+    }
+
+    fn finish(&mut self, id: &EpicId, task: u32, steps: &mut Vec<Step>) {
+        let epic = self.epics.get_mut(id).expect("the epic of a step exists");
+        let progress = &mut epic.tasks[task as usize];
+        let planned = &epic.plan.tasks[task as usize];
+        let end = match progress {
+            _ if progress.failed > 0 => TaskEnd::Failed,
+            _ if progress.cancelled > 0 => TaskEnd::Cancelled,
+            _ if progress.succeeded > 0 => TaskEnd::Succeeded,
+            _ => TaskEnd::Skipped,
+        };
+        progress.end = Some(end);
+        let optional = epic.spec.tasks[task as usize].optional;
+        let bad = is_bad(end, optional);
+        if end == TaskEnd::Failed && !optional && !epic.stopping && epic.status == EpicStatus::Running {
+            let failed = (planned.first..planned.first + planned.count)
+                .find(|&i| matches!(epic.instances[i as usize].state, InstanceState::Ended(InstanceEnd::Failed)))
+                .expect("a failed task has a failed instance");
+            self.due.stopping.push_back((id.clone(), failed));
+        }
+        for &dependent in &planned.dependents {
+            self.visited += 1;
+            let waiting = &mut epic.tasks[dependent as usize];
+            waiting.waits -= 1;
+            waiting.bad += u32::from(bad);
+            if waiting.waits == 0 || bad {
+                steps.push(Step::Check(dependent));
+            }
+        }
+        if let Some(phase) = planned.phase {
+            let phase = phase as usize;
+            epic.phase_open[phase] -= 1;
+            epic.phase_bad[phase] += u32::from(bad);
+            if epic.phase_open[phase] == 0 {
+                let broken = epic.phase_bad[phase] > 0;
+                for &waiter in &epic.plan.phase_waiters[phase] {
+                    self.visited += 1;
+                    let waiting = &mut epic.tasks[waiter as usize];
+                    waiting.waits -= 1;
+                    waiting.bad += u32::from(broken);
+                    steps.push(Step::Check(waiter));
+                }
+            }
+        }
+        epic.open_tasks -= 1;
+        if epic.open_tasks == 0 {
+            self.due.ended.push_back(id.clone());
+        }
+    }
+
+    /// Ends the instances of a task that have not started or pause before a retry.
+    fn close_pending(&mut self, id: &EpicId, task: u32, end: InstanceEnd, sink: &mut EventSink, steps: &mut Vec<Step>) {
+        let planned = &self.epics[id].plan.tasks[task as usize];
+        for i in planned.first..planned.first + planned.count {
+            self.visited += 1;
+            match self.epics[id].instances[i as usize].state {
+                InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } => {
+                    self.close(id, i, end, sink, steps);
+                }
+                InstanceState::Open(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_) => {}
+            }
+        }
+    }
+
+    /// Ends one instance and counts it.
+    fn close(&mut self, id: &EpicId, i: u32, end: InstanceEnd, sink: &mut EventSink, steps: &mut Vec<Step>) {
+        self.withdraw(id, i);
+        let now = self.now;
+        let epic = self.epics.get_mut(id).expect("the epic of an instance exists");
+        let task = epic.task_of(i);
+        let instance = &mut epic.instances[i as usize];
+        let was_let_go = !matches!(instance.state, InstanceState::Blocked);
+        if matches!(instance.state, InstanceState::Unknown { .. }) {
+            epic.unknown -= 1;
+        }
+        instance.state = InstanceState::Ended(end);
+        instance.record.get_or_insert_default().ended_at = Some(now);
+        let progress = &mut epic.tasks[task as usize];
+        progress.open -= 1;
+        progress.running -= u32::from(was_let_go);
+        match end {
+            InstanceEnd::Succeeded => progress.succeeded += 1,
+            InstanceEnd::Failed => progress.failed += 1,
+            InstanceEnd::Cancelled | InstanceEnd::CutOff => progress.cancelled += 1,
+            InstanceEnd::Skipped => {}
+        }
+        let open = progress.open;
+        let released = progress.released;
+        let fail_fast = end == InstanceEnd::Failed && open > 0 && epic.spec.tasks[task as usize].fail_fast;
+        self.due.touched.insert(id.clone());
+        match end {
+            InstanceEnd::Cancelled => self.instance_event(sink, EventType::TaskCancelled, (id, i), data! { "cause": "request" }),
+            InstanceEnd::CutOff => self.instance_event(sink, EventType::TaskCancelled, (id, i), data! { "cause": "needs" }),
+            InstanceEnd::Skipped => self.instance_event(sink, EventType::TaskSkipped, (id, i), Map::new()),
+            // Told by whoever ended it, with the outcome.
+            InstanceEnd::Succeeded | InstanceEnd::Failed => {}
+        }
+        if fail_fast {
+            self.due.fail_fast.push_back((id.clone(), task));
+        }
+        if open == 0 {
+            steps.push(Step::Finish(task));
+        } else if released {
+            self.let_go(id, task, sink);
+        }
+    }
+
+    /// Makes blocked instances of a released task ready, as many as `max_parallel` allows.
+    fn let_go(&mut self, id: &EpicId, task: u32, sink: &mut EventSink) {
+        loop {
+            self.visited += 1;
+            let epic = self.epics.get_mut(id).expect("the epic of a task exists");
+            let stops = epic.status != EpicStatus::Running || (epic.stopping && epic.spec.tasks[task as usize].condition == Condition::Success);
+            let limit = epic.spec.tasks[task as usize].max_parallel.unwrap_or(u32::MAX);
+            let planned = &epic.plan.tasks[task as usize];
+            let progress = &mut epic.tasks[task as usize];
+            if stops || progress.running >= limit || progress.cursor >= planned.first + planned.count {
+                return;
+            }
+            let i = progress.cursor;
+            progress.cursor += 1;
+            if matches!(epic.instances[i as usize].state, InstanceState::Blocked) {
+                progress.running += 1;
+                self.make_ready(id, i, sink);
+            }
+        }
+    }
+
+    /// An instance joins the queues: at the tail of each of its locks, or directly among those that wait for an agent.
+    pub(crate) fn make_ready(&mut self, id: &EpicId, i: u32, sink: &mut EventSink) {
+        self.order += 1;
+        let (order, since) = (self.order, self.now);
+        let epic = self.epics.get_mut(id).expect("the epic of an instance exists");
+        epic.instances[i as usize].state = InstanceState::Ready { order, since };
+        epic.pending += 1;
+        let locks = epic.locks(i);
+        let rank = Rank { priority: epic.spec_of(i).priority, order };
+        let demand = Demand::of(epic.spec_of(i));
+        self.instance_event(sink, EventType::TaskReady, (id, i), Map::new());
+        let class = self.queue.class(demand, &self.fleet);
+        if locks.is_empty() {
+            self.queue.classes[class].runnable.insert(rank, (id.clone(), i));
+        } else {
+            let parked = !self.queue.classes[class].servable;
+            self.queue.classes[class].locking.insert(order);
+            self.locks.join(order, (id.clone(), i), since, locks, parked);
+            if self.locks.is_grantable(order) {
+                self.queue.classes[class].runnable.insert(rank, (id.clone(), i));
+            }
+        }
+        self.due.fresh.push((id.clone(), i));
+    }
+
+    /// Takes a ready or pausing instance out of all queues; its state is set by the caller.
+    pub(crate) fn withdraw(&mut self, id: &EpicId, i: u32) {
+        let epic = self.epics.get_mut(id).expect("the epic of an instance exists");
+        match epic.instances[i as usize].state {
+            InstanceState::Ready { order, .. } => {
+                epic.pending -= 1;
+                let rank = Rank { priority: epic.spec_of(i).priority, order };
+                let class = self.queue.find(&Demand::of(epic.spec_of(i))).expect("a ready instance has a class");
+                self.queue.classes[class].runnable.remove(&rank);
+                if self.queue.classes[class].locking.remove(&order) {
+                    let changes = self.locks.leave(order);
+                    self.follow(changes);
+                }
+            }
+            InstanceState::Backoff { until } => {
+                epic.pending -= 1;
+                self.timers.remove(&Timer { at: until, epic: id.clone(), i, kind: TimerKind::Backoff });
+            }
+            InstanceState::Blocked | InstanceState::Open(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_) => {}
+        }
+    }
+
+    /// Keeps the queue in step with the lock table.
+    pub(crate) fn follow(&mut self, changes: Changes) {
+        for (orders, enters) in [(changes.blocked, false), (changes.grantable, true)] {
+            for order in orders {
+                self.visited += 1;
+                let Some((id, i)) = self.locks.owner(order).map(|(id, i)| (id.clone(), i)) else { continue };
+                let task = self.epics[&id].spec_of(i);
+                let rank = Rank { priority: task.priority, order };
+                let class = self.queue.find(&Demand::of(task)).expect("a waiting request has a class");
+                if enters {
+                    self.queue.classes[class].runnable.insert(rank, (id, i));
+                } else {
+                    self.queue.classes[class].runnable.remove(&rank);
+                }
+            }
+        }
+    }
+
+    /// Parks the requests of classes that nobody can serve any more, and puts back those that somebody can.
+    pub(crate) fn update_servable(&mut self) {
+        for class in self.queue.update_servable(&self.fleet) {
+            let servable = self.queue.classes[class].servable;
+            for order in self.queue.classes[class].locking.clone() {
+                self.visited += 1;
+                let changes = if servable { self.locks.unpark(order) } else { self.locks.park(order) };
+                self.follow(changes);
+                if !servable && let Some((id, i)) = self.locks.owner(order) {
+                    let rank = Rank { priority: self.epics[id].spec_of(i).priority, order };
+                    self.queue.classes[class].runnable.remove(&rank);
+                }
+            }
+        }
+    }
+
+    /// Gives ended instances a new run and counts the epic anew. Rare, so it may cost the size of the epic.
+    pub(crate) fn reopen(&mut self, id: &EpicId, instances: &[u32], sink: &mut EventSink) {
+        let epic = self.epics.get_mut(id).expect("the epic of a decision exists");
+        epic.status = EpicStatus::Running;
+        epic.stopping = false;
+        epic.ended_at = None;
+        for &i in instances {
+            let instance = &mut epic.instances[i as usize];
+            *instance = crate::epic::Instance { run: instance.run + 1, last_agent: None, ..crate::epic::Instance::default() };
+        }
+        epic.recount();
+        let under_way: Vec<u32> = (0u32..).zip(&epic.tasks).filter(|(_, task)| task.released).map(|(task, _)| task).collect();
+        for task in under_way {
+            self.let_go(id, task, sink);
+        }
+        self.check_all(id, sink);
+    }
+}
+
+/// True if a task that ended like this satisfies nobody.
+pub(crate) fn is_bad(end: TaskEnd, optional: bool) -> bool {
+    match end {
+        TaskEnd::Succeeded | TaskEnd::Skipped => false,
+        TaskEnd::Failed => !optional,
+        TaskEnd::Cancelled => true,
+    }
+}
+
+impl crate::epic::Epic {
+    /// Derives all counters from the instances.
+    fn recount(&mut self) {
+        let plan = self.plan.clone();
+        self.phase_open.fill(0);
+        self.phase_bad.fill(0);
+        self.open_tasks = 0;
+        for (position, planned) in plan.tasks.iter().enumerate() {
+            let progress = &mut self.tasks[position];
+            let had_started = progress.released;
+            *progress = crate::epic::TaskProgress { cursor: planned.first, ..Default::default() };
+            let mut blocked = 0;
+            for i in planned.first..planned.first + planned.count {
+                match self.instances[i as usize].state {
+                    InstanceState::Ended(InstanceEnd::Succeeded) => progress.succeeded += 1,
+                    InstanceState::Ended(InstanceEnd::Failed) => progress.failed += 1,
+                    InstanceState::Ended(InstanceEnd::Cancelled | InstanceEnd::CutOff) => progress.cancelled += 1,
+                    InstanceState::Ended(InstanceEnd::Skipped) => {}
+                    InstanceState::Blocked => {
+                        progress.open += 1;
+                        blocked += 1;
+                    }
+                    InstanceState::Ready { .. } | InstanceState::Open(_) | InstanceState::Backoff { .. } | InstanceState::Unknown { .. } => {
+                        progress.open += 1;
+                        progress.running += 1;
+                    }
+                }
+            }
+            // A task that already had instances under way goes on; one that begins anew is checked like at the start.
+            progress.released = had_started && blocked < progress.open;
+            if progress.open > 0 {
+                self.open_tasks += 1;
+                if let Some(phase) = planned.phase {
+                    self.phase_open[phase as usize] += 1;
+                }
+            } else {
+                let end = match progress {
+                    _ if progress.failed > 0 => TaskEnd::Failed,
+                    _ if progress.cancelled > 0 => TaskEnd::Cancelled,
+                    _ if progress.succeeded > 0 => TaskEnd::Succeeded,
+                    _ => TaskEnd::Skipped,
+                };
+                progress.end = Some(end);
+                if let Some(phase) = planned.phase {
+                    self.phase_bad[phase as usize] += u32::from(is_bad(end, self.spec.tasks[position].optional));
+                }
+            }
+        }
+        for (position, planned) in plan.tasks.iter().enumerate() {
+            let ends = planned.needs.iter().map(|need| (self.tasks[*need as usize].end, self.spec.tasks[*need as usize].optional));
+            let (mut waits, mut bad) = (0, 0);
+            for (end, optional) in ends {
+                match end {
+                    None => waits += 1,
+                    Some(end) => bad += u32::from(is_bad(end, optional)),
+                }
+            }
+            if let Some(phase) = planned.waits_for_phase {
+                if self.phase_open[phase as usize] > 0 {
+                    waits += 1;
+                } else {
+                    bad += u32::from(self.phase_bad[phase as usize] > 0);
+                }
+            }
+            self.tasks[position].waits = waits;
+            self.tasks[position].bad = bad;
+        }
+    }
+}
+
+/// What an instance that is ready waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WaitReason {
+    Lock,
+    NoAgent,
+    Capacity,
+}
+
+impl WaitReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lock => "lock",
+            Self::NoAgent => "no_agent",
+            Self::Capacity => "capacity",
+        }
+    }
+}
+
+impl State {
+    /// Why a ready instance has no agent yet; `None` if it is not ready (any more).
+    pub(crate) fn reason_of(&self, id: &EpicId, i: u32) -> Option<WaitReason> {
+        let epic = self.epics.get(id)?;
+        let InstanceState::Ready { order, .. } = epic.instances[i as usize].state else { return None };
+        let task = epic.spec_of(i);
+        let class = &self.queue.classes[self.queue.find(&Demand::of(task))?];
+        if !class.servable {
+            return Some(WaitReason::NoAgent);
+        }
+        let runnable = class.runnable.contains_key(&Rank { priority: task.priority, order });
+        Some(if runnable { WaitReason::Capacity } else { WaitReason::Lock })
+    }
+}
+
+/// The word for a cancel in events and errors.
+pub(crate) fn cancel_word(cause: CancelCause) -> &'static str {
+    match cause {
+        CancelCause::Request => "request",
+        CancelCause::Timeout => "timeout",
+        CancelCause::Stuck => "stuck",
+        CancelCause::Lease => "lease",
+        CancelCause::FailFast => "fail_fast",
+    }
+}

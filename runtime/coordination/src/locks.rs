@@ -1,0 +1,281 @@
+//! The lock table: readers and writers, strictly first come, first served, a whole set at once.
+//!
+//! A request stands in the queue of each of its resources under one order number. It may be granted when, on every resource, no
+//! holder and no earlier waiter conflicts with it. Because all queues share one order, no two requests can wait for each other.
+//! Requests that no living agent could serve are parked: they keep their number but hold nobody up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use amphi_protocol::document::LockMode;
+use amphi_protocol::ids::{EpicId, ProjectId, Resource, Timestamp, Token};
+
+use crate::mutants::{Mutant, planted};
+
+/// A resource as the table knows it: `file/…` belongs to the folder of its workspace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResourceKey {
+    /// The project.
+    pub project: ProjectId,
+    /// The workspace folder, for files of a `path` workspace.
+    pub folder: Option<Arc<str>>,
+    /// The name that users wrote.
+    pub resource: Resource,
+}
+
+/// One resource.
+#[derive(Debug, Clone, Default)]
+pub struct Lock {
+    /// Who holds it; several only if all read.
+    pub holders: Vec<Holder>,
+    /// Who waits, by order.
+    pub waiting: BTreeMap<u64, Waiter>,
+    writers_waiting: BTreeSet<u64>,
+}
+
+/// A holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its epic.
+    pub epic: EpicId,
+    /// Its instance.
+    pub i: u32,
+    /// How.
+    pub mode: LockMode,
+    /// Under which token.
+    pub token: Token,
+}
+
+/// A waiter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiter {
+    /// Its epic.
+    pub epic: EpicId,
+    /// Its instance.
+    pub i: u32,
+    /// How.
+    pub mode: LockMode,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// All locks of a shard.
+#[derive(Debug, Clone, Default)]
+pub struct LockTable {
+    locks: BTreeMap<ResourceKey, Lock>,
+    /// The resources of each request that waits or is parked.
+    requests: BTreeMap<u64, Request>,
+}
+
+#[derive(Debug, Clone)]
+struct Request {
+    epic: EpicId,
+    i: u32,
+    since: Timestamp,
+    set: Arc<[(ResourceKey, LockMode)]>,
+    parked: bool,
+}
+
+/// Requests that may now be granted, or may not any more; the caller keeps its queue in step.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub grantable: Vec<u64>,
+    pub blocked: Vec<u64>,
+}
+
+impl Lock {
+    fn in_front(&self, order: u64, mode: LockMode) -> bool {
+        if planted(Mutant::Fifo) {
+            return self.waiting.last_key_value().is_some_and(|(last, _)| *last == order);
+        }
+        match mode {
+            LockMode::Write => self.waiting.first_key_value().is_some_and(|(first, _)| *first == order),
+            LockMode::Read => self.writers_waiting.first().is_none_or(|first| *first > order),
+        }
+    }
+
+    fn admits(&self, order: u64, mode: LockMode) -> bool {
+        let free = match mode {
+            LockMode::Write => self.holders.is_empty(),
+            LockMode::Read => self.holders.iter().all(|holder| holder.mode == LockMode::Read),
+        };
+        free && self.in_front(order, mode)
+    }
+
+    fn add(&mut self, order: u64, waiter: Waiter) {
+        if waiter.mode == LockMode::Write {
+            self.writers_waiting.insert(order);
+        }
+        self.waiting.insert(order, waiter);
+    }
+
+    fn remove(&mut self, order: u64) {
+        self.writers_waiting.remove(&order);
+        self.waiting.remove(&order);
+    }
+
+    /// The waiters that could be in front: the leading readers or the first writer.
+    fn front(&self) -> impl Iterator<Item = u64> + '_ {
+        let newest = planted(Mutant::Fifo).then(|| self.waiting.last_key_value().map(|(order, _)| *order)).flatten();
+        let first_writer = self.writers_waiting.first().copied().unwrap_or(u64::MAX);
+        let readers = self.waiting.range(..first_writer).map(|(order, _)| *order);
+        let head_writer = self.waiting.first_key_value().filter(|(order, _)| **order == first_writer).map(|(order, _)| *order);
+        readers.chain(head_writer).chain(newest)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.holders.is_empty() && self.waiting.is_empty()
+    }
+}
+
+impl LockTable {
+    /// All locks that are held or waited for.
+    pub fn iter(&self) -> impl Iterator<Item = (&ResourceKey, &Lock)> {
+        self.locks.iter()
+    }
+
+    /// One lock, if anybody holds it or waits for it.
+    pub fn get(&self, key: &ResourceKey) -> Option<&Lock> {
+        self.locks.get(key)
+    }
+
+    /// The resources of a waiting request.
+    pub(crate) fn set(&self, order: u64) -> Option<&Arc<[(ResourceKey, LockMode)]>> {
+        self.requests.get(&order).map(|request| &request.set)
+    }
+
+    /// True if request `order` may be granted now.
+    pub(crate) fn is_grantable(&self, order: u64) -> bool {
+        self.requests.get(&order).is_some_and(|request| {
+            !request.parked && request.set.iter().all(|(key, mode)| self.locks.get(key).is_some_and(|lock| lock.admits(order, *mode)))
+        })
+    }
+
+    /// A request joins at the tail, or parked.
+    pub(crate) fn join(&mut self, order: u64, who: (EpicId, u32), since: Timestamp, set: Vec<(ResourceKey, LockMode)>, parked: bool) {
+        let request = Request { epic: who.0, i: who.1, since, set: set.into(), parked };
+        if !parked {
+            self.enqueue(order, &request);
+        }
+        self.requests.insert(order, request);
+    }
+
+    fn enqueue(&mut self, order: u64, request: &Request) {
+        for (key, mode) in request.set.iter() {
+            let waiter = Waiter { epic: request.epic.clone(), i: request.i, mode: *mode, since: request.since };
+            self.locks.entry(key.clone()).or_default().add(order, waiter);
+        }
+    }
+
+    /// A request leaves without having been granted.
+    pub(crate) fn leave(&mut self, order: u64) -> Changes {
+        let mut changes = Changes::default();
+        if let Some(request) = self.requests.remove(&order) {
+            self.dequeue(order, &request, &mut changes);
+        }
+        changes
+    }
+
+    fn dequeue(&mut self, order: u64, request: &Request, changes: &mut Changes) {
+        for (key, _) in request.set.iter() {
+            if let Some(lock) = self.locks.get_mut(key) {
+                lock.remove(order);
+            }
+        }
+        for (key, mode) in request.set.iter() {
+            // A reader that leaves can only have been ahead of a writer, a writer of anybody.
+            self.collect_front(key, *mode == LockMode::Write, changes);
+            self.forget_if_idle(key);
+        }
+    }
+
+    /// Holds up nobody from now on, and keeps its number.
+    pub(crate) fn park(&mut self, order: u64) -> Changes {
+        let mut changes = Changes::default();
+        if let Some(mut request) = self.requests.remove(&order) {
+            if !request.parked {
+                self.dequeue(order, &request, &mut changes);
+                request.parked = true;
+            }
+            self.requests.insert(order, request);
+        }
+        changes
+    }
+
+    /// Takes its old place again; later requests that conflict with it must wait for it.
+    pub(crate) fn unpark(&mut self, order: u64) -> Changes {
+        let mut changes = Changes::default();
+        let Some(mut request) = self.requests.remove(&order) else { return changes };
+        if request.parked {
+            request.parked = false;
+            self.enqueue(order, &request);
+        }
+        let set = request.set.clone();
+        self.requests.insert(order, request);
+        for (key, _) in set.iter() {
+            if let Some(lock) = self.locks.get(key) {
+                changes.blocked.extend(lock.waiting.range(order + 1..).map(|(later, _)| *later));
+            }
+        }
+        changes.blocked.retain(|later| !self.is_grantable(*later));
+        if self.is_grantable(order) {
+            changes.grantable.push(order);
+        }
+        changes
+    }
+
+    /// Grants a whole set. The request must be grantable; nobody else's standing changes for the better.
+    pub(crate) fn grant(&mut self, order: u64, token: Token) -> Arc<[(ResourceKey, LockMode)]> {
+        let request = self.requests.remove(&order).expect("only a waiting request is granted");
+        for (key, mode) in request.set.iter() {
+            let lock = self.locks.get_mut(key).expect("a waiting request stands in each of its locks");
+            lock.remove(order);
+            lock.holders.push(Holder { epic: request.epic.clone(), i: request.i, mode: *mode, token });
+        }
+        request.set
+    }
+
+    /// Frees what an attempt held.
+    pub(crate) fn release(&mut self, epic: &EpicId, i: u32, set: &[(ResourceKey, LockMode)]) -> Changes {
+        let mut changes = Changes::default();
+        if planted(Mutant::ReleaseWithEnd) {
+            return changes;
+        }
+        for (key, mode) in set {
+            let Some(lock) = self.locks.get_mut(key) else { continue };
+            lock.holders.retain(|holder| !(holder.i == i && holder.epic == *epic));
+            self.collect_front(key, *mode == LockMode::Write, &mut changes);
+            self.forget_if_idle(key);
+        }
+        changes
+    }
+
+    /// Adds the waiters of `key` that may be granted now. After a reader went, only a writer at the head can have gained.
+    fn collect_front(&self, key: &ResourceKey, everybody: bool, changes: &mut Changes) {
+        let Some(lock) = self.locks.get(key) else { return };
+        if everybody || planted(Mutant::Fifo) {
+            changes.grantable.extend(lock.front().filter(|order| self.is_grantable(*order)));
+        } else if let Some((order, head)) = lock.waiting.first_key_value()
+            && head.mode == LockMode::Write
+            && self.is_grantable(*order)
+        {
+            changes.grantable.push(*order);
+        }
+    }
+
+    fn forget_if_idle(&mut self, key: &ResourceKey) {
+        if self.locks.get(key).is_some_and(Lock::is_idle) {
+            self.locks.remove(key);
+        }
+    }
+
+    /// The epic and instance of a request.
+    pub(crate) fn owner(&self, order: u64) -> Option<(&EpicId, u32)> {
+        self.requests.get(&order).map(|request| (&request.epic, request.i))
+    }
+
+    /// True if the request is parked.
+    pub(crate) fn is_parked(&self, order: u64) -> bool {
+        self.requests.get(&order).is_some_and(|request| request.parked)
+    }
+}

@@ -1,0 +1,100 @@
+//! The ready queue: requests that only wait for an agent, by demand class, and the choice of the next assignment.
+//!
+//! A class is what a task asks of an agent (role, skills). Few classes exist, so a choice looks at each class's best request only:
+//! its cost does not depend on how many tasks wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use amphi_protocol::ids::{AgentId, EpicId, NodeId};
+
+use crate::fleet::{Demand, Fleet};
+
+/// A request in the queue: priority first, then age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    pub priority: u8,
+    pub order: u64,
+}
+
+/// Everything that asks the same of an agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Class {
+    pub demand: Demand,
+    /// Profiles that serve it.
+    pub profiles: Vec<usize>,
+    /// Requests that wait for an agent only.
+    pub runnable: BTreeMap<Rank, (EpicId, u32)>,
+    /// Requests that hold a place in lock queues (waiting or parked).
+    pub locking: BTreeSet<u64>,
+    /// An agent that could serve it lives.
+    pub servable: bool,
+}
+
+/// All classes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ReadyQueue {
+    pub classes: Vec<Class>,
+}
+
+/// What is assigned next.
+pub(crate) struct Pick {
+    pub epic: EpicId,
+    pub i: u32,
+    pub agent: AgentId,
+    pub node: NodeId,
+}
+
+impl ReadyQueue {
+    /// The class of a demand, made if it is new.
+    pub fn class(&mut self, demand: Demand, fleet: &Fleet) -> usize {
+        if let Some(known) = self.classes.iter().position(|class| class.demand == demand) {
+            return known;
+        }
+        let profiles: Vec<usize> = (0..fleet.profiles.len()).filter(|&profile| fleet.profiles[profile].serves(&demand)).collect();
+        let servable = profiles.iter().any(|&profile| fleet.profiles[profile].living > 0);
+        self.classes.push(Class { demand, profiles, runnable: BTreeMap::new(), locking: BTreeSet::new(), servable });
+        self.classes.len() - 1
+    }
+
+    /// The class of a demand, if anything ever asked for it.
+    pub fn find(&self, demand: &Demand) -> Option<usize> {
+        self.classes.iter().position(|class| class.demand == *demand)
+    }
+
+    /// Profiles appeared.
+    pub fn add_profiles(&mut self, new: &[usize], fleet: &Fleet) {
+        for class in &mut self.classes {
+            class.profiles.extend(new.iter().copied().filter(|&profile| fleet.profiles[profile].serves(&class.demand)));
+        }
+    }
+
+    /// Classes whose last able agent went, or whose first one came, since the last call.
+    pub fn update_servable(&mut self, fleet: &Fleet) -> Vec<usize> {
+        let mut changed = Vec::new();
+        for (position, class) in self.classes.iter_mut().enumerate() {
+            let servable = class.profiles.iter().any(|&profile| fleet.profiles[profile].living > 0);
+            if servable != class.servable {
+                class.servable = servable;
+                changed.push(position);
+            }
+        }
+        changed
+    }
+
+    /// The next assignment: the best request that an idle agent with room can take.
+    pub fn pick(&self, fleet: &Fleet, last_agent: impl Fn(&EpicId, u32) -> Option<AgentId>, visited: &mut u64) -> Option<Pick> {
+        let mut best: Option<(Rank, Pick)> = None;
+        for class in &self.classes {
+            *visited += 1;
+            let Some((rank, (epic, i))) = class.runnable.first_key_value() else { continue };
+            if best.as_ref().is_some_and(|(best, _)| best <= rank) {
+                continue;
+            }
+            let avoid = last_agent(epic, *i);
+            if let Some((agent, node)) = fleet.choose(&class.profiles, avoid.as_ref(), visited) {
+                best = Some((*rank, Pick { epic: epic.clone(), i: *i, agent, node }));
+            }
+        }
+        best.map(|(_, pick)| pick)
+    }
+}

@@ -1,0 +1,277 @@
+//! The state of a shard and what is common to deciding, evolving and replaying.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use amphi_protocol::event::EventType;
+use amphi_protocol::ids::{AttemptRef, CommitIndex, EpicId, Epoch, EventSeq, IncidentId, NodeId, ProjectId, ShardId, SubmitKey, Timestamp, Token};
+use amphi_protocol::journal::{Decision, Record, Resolution};
+use serde_json::{Map, Value};
+
+use crate::epic::Epic;
+use crate::fleet::Fleet;
+use crate::locks::LockTable;
+use crate::mutants::{Mutant, planted};
+use crate::queue::ReadyQueue;
+use crate::sink::{EventSink, Subject, event};
+
+/// Everything that the Manager of a shard knows for certain. The same records give the same state, everywhere.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// The shard.
+    pub shard: ShardId,
+    /// Number of the last commit.
+    pub index: CommitIndex,
+    /// The present term.
+    pub epoch: Epoch,
+    /// Who leads in it.
+    pub leader: Option<NodeId>,
+    /// The time of the last commit; never goes back.
+    pub now: Timestamp,
+    /// Number of the last public event.
+    pub seq: EventSeq,
+    pub(crate) token: Token,
+    pub(crate) order: u64,
+    pub(crate) epics: BTreeMap<EpicId, Epic>,
+    pub(crate) keys: BTreeMap<(ProjectId, SubmitKey), (EpicId, String)>,
+    pub(crate) fleet: Fleet,
+    pub(crate) locks: LockTable,
+    pub(crate) queue: ReadyQueue,
+    pub(crate) timers: BTreeSet<Timer>,
+    pub(crate) incidents: BTreeMap<IncidentId, Incident>,
+    pub(crate) due: Due,
+    pub(crate) visited: u64,
+}
+
+/// Something that happens at a moment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Timer {
+    pub at: Timestamp,
+    pub epic: EpicId,
+    pub i: u32,
+    pub kind: TimerKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum TimerKind {
+    Timeout,
+    Backoff,
+}
+
+/// A question for a person.
+#[derive(Debug, Clone)]
+pub struct Incident {
+    /// What it is about.
+    pub attempt: AttemptRef,
+    /// A line for people.
+    pub summary: String,
+    /// Since when.
+    pub opened_at: Timestamp,
+    /// The answer.
+    pub resolved: Option<(Resolution, String)>,
+}
+
+/// What follows from the last decisions and has not been decided yet. Empty between inputs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Due {
+    pub conditions: VecDeque<(EpicId, u32)>,
+    pub stopping: VecDeque<(EpicId, u32)>,
+    pub fail_fast: VecDeque<(EpicId, u32)>,
+    pub ended: VecDeque<EpicId>,
+    pub incidents: VecDeque<AttemptRef>,
+    /// Became ready during this input; who is not assigned at its end waits, and says so.
+    pub fresh: Vec<(EpicId, u32)>,
+    /// Epics whose need of a person may have changed.
+    pub touched: BTreeSet<EpicId>,
+}
+
+/// Why a record does not continue the state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReplayError {
+    /// The index is not the next one.
+    #[error("journal record {found} does not follow {last}")]
+    Gap {
+        /// Index of the last record.
+        last: CommitIndex,
+        /// Index found.
+        found: CommitIndex,
+    },
+    /// The record belongs to an older term.
+    #[error("journal record {index} has epoch {found} after epoch {last}")]
+    OldEpoch {
+        /// Its index.
+        index: CommitIndex,
+        /// The present term.
+        last: Epoch,
+        /// Its term.
+        found: Epoch,
+    },
+    /// The specification of an epic is not at hand.
+    #[error("the specification of epic {epic} (sha256 {hash}) is missing from the object store")]
+    SpecMissing {
+        /// The epic.
+        epic: EpicId,
+        /// Its hash.
+        hash: String,
+    },
+    /// The record is of another shard.
+    #[error("journal record {index} belongs to shard {found}")]
+    OtherShard {
+        /// Its index.
+        index: CommitIndex,
+        /// Its shard.
+        found: ShardId,
+    },
+}
+
+impl State {
+    /// An empty shard.
+    pub fn new(shard: ShardId) -> Self {
+        Self { shard, ..Self::default() }
+    }
+
+    /// Applies a committed record: on standbys, in replays, in checks. Decides nothing anew.
+    pub fn apply(&mut self, record: &Record, sink: &mut EventSink) -> Result<(), ReplayError> {
+        self.check(record)?;
+        self.begin(record.now_ms);
+        // The writer's numbering wins: another build may derive more or fewer events from the same decisions.
+        self.seq = record.seq;
+        for decisions in &record.decisions {
+            for decision in decisions {
+                self.evolve(decision, sink);
+            }
+            self.settle(sink);
+        }
+        self.index = record.index;
+        Ok(())
+    }
+
+    fn check(&self, record: &Record) -> Result<(), ReplayError> {
+        if record.shard != self.shard {
+            return Err(ReplayError::OtherShard { index: record.index, found: record.shard });
+        }
+        if record.index != self.index.next() {
+            return Err(ReplayError::Gap { last: self.index, found: record.index });
+        }
+        if record.epoch < self.epoch && !planted(Mutant::EpochCheck) {
+            return Err(ReplayError::OldEpoch { index: record.index, last: self.epoch, found: record.epoch });
+        }
+        for decision in record.decisions.iter().flatten() {
+            if let Decision::EpicAccepted { epic, spec, .. } = decision
+                && spec.get().is_none()
+            {
+                return Err(ReplayError::SpecMissing { epic: epic.clone(), hash: spec.hash.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Time goes on, never back.
+    pub(crate) fn begin(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
+    }
+
+    /// Closes an input: says what became ready and waits all the same. The dues have been decided on, here or by the writer.
+    pub(crate) fn settle(&mut self, sink: &mut EventSink) {
+        let due = std::mem::take(&mut self.due);
+        for (epic, i) in due.fresh {
+            if let Some(reason) = self.reason_of(&epic, i) {
+                self.instance_event(sink, EventType::TaskWaiting, (&epic, i), crate::sink::data! { "reason": reason.as_str() });
+            }
+        }
+        for id in due.touched {
+            let Some(epic) = self.epics.get_mut(&id) else { continue };
+            let waits = epic.needs_person();
+            if waits == epic.waiting {
+                continue;
+            }
+            epic.waiting = waits;
+            let ended = epic.is_ended();
+            match (waits, ended) {
+                (true, _) => self.epic_event(sink, EventType::EpicWaiting, &id, crate::sink::data! { "reason": "person" }),
+                (false, false) => self.epic_event(sink, EventType::EpicResumed, &id, Map::new()),
+                (false, true) => {}
+            }
+        }
+    }
+
+    /// The earliest moment at which time alone changes something.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.timers.first().map(|timer| timer.at)
+    }
+
+    /// Nodes, edges, agents and classes looked at since the start: the measure of work per transition.
+    pub fn visited(&self) -> u64 {
+        self.visited
+    }
+
+    /// An epic.
+    pub fn epic(&self, id: &EpicId) -> Option<&Epic> {
+        self.epics.get(id)
+    }
+
+    /// All epics, by id.
+    pub fn epics(&self) -> impl Iterator<Item = &Epic> {
+        self.epics.values()
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &crate::fleet::Node)> {
+        self.fleet.nodes.iter()
+    }
+
+    /// All agents.
+    pub fn agents(&self) -> impl Iterator<Item = (&amphi_protocol::ids::AgentId, &crate::fleet::Agent)> {
+        self.fleet.agents.iter()
+    }
+
+    /// The lock table.
+    pub fn locks(&self) -> &LockTable {
+        &self.locks
+    }
+
+    /// A digest of everything in the state: two states are the same if and only if their digests are.
+    pub fn digest(&self) -> String {
+        use std::fmt::Write as _;
+        struct Hasher(amphi_protocol::journal::Hasher);
+        impl std::fmt::Write for Hasher {
+            fn write_str(&mut self, text: &str) -> std::fmt::Result {
+                self.0.update(text.as_bytes());
+                Ok(())
+            }
+        }
+        let mut hasher = Hasher(amphi_protocol::journal::Hasher::new());
+        // The counter of looked-at nodes is a measurement, not state: a leader looks at more than a replay.
+        let measured = (self.shard, self.index, self.epoch, &self.leader, self.now, self.seq, self.token, self.order);
+        let kept = (&self.epics, &self.keys, &self.fleet, &self.locks, &self.queue, &self.timers, &self.incidents);
+        write!(hasher, "{measured:?}{kept:?}").expect("hashing does not fail");
+        hasher.0.finish()
+    }
+
+    pub(crate) fn event(&mut self, sink: &mut EventSink, kind: EventType, subject: impl FnOnce() -> Subject, data: Map<String, Value>) {
+        self.seq = self.seq.next();
+        if sink.is_collecting() {
+            sink.push(event(self.shard, self.seq, self.now, kind, subject(), data));
+        }
+    }
+
+    pub(crate) fn epic_event(&mut self, sink: &mut EventSink, kind: EventType, epic: &EpicId, data: Map<String, Value>) {
+        self.event(sink, kind, || Subject { epic: Some(epic.clone()), ..Subject::default() }, data);
+    }
+
+    pub(crate) fn instance_event(&mut self, sink: &mut EventSink, kind: EventType, (id, i): (&EpicId, u32), data: Map<String, Value>) {
+        self.seq = self.seq.next();
+        let Some(epic) = self.epics.get(id).filter(|_| sink.is_collecting()) else { return };
+        let instance = &epic.instances[i as usize];
+        let open = epic.open(i);
+        let subject = Subject {
+            epic: Some(id.clone()),
+            task: Some(epic.key(i)),
+            task_token: Some(epic.plan.subject_token(&epic.spec, i)),
+            run: Some(instance.run),
+            attempt: (instance.attempt > 0).then_some(instance.attempt),
+            agent: open.map(|attempt| attempt.agent.clone()),
+            node: open.map(|attempt| attempt.node.clone()),
+        };
+        sink.push(event(self.shard, self.seq, self.now, kind, subject, data));
+    }
+}
