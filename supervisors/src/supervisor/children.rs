@@ -139,11 +139,6 @@ impl Child {
         }
     }
 
-    fn start_failed(&mut self, reason: &str) {
-        let id = self.spec.id.clone();
-        self.answer(|| Err(ChildError::StartFailed { id: id.clone(), reason: reason.to_owned() }));
-    }
-
     fn row(&self, intensity: crate::Intensity) -> ChildRow {
         let own = self.counts_alone().then(|| self.spec.intensity.unwrap_or(intensity));
         ChildRow {
@@ -331,11 +326,14 @@ impl Children {
             Err(reason) => {
                 let child = &mut self.list[position];
                 child.phase = Phase::Down;
-                child.start_failed(&reason);
-                if child.on_trial {
+                let (on_trial, replies) = (child.on_trial, std::mem::take(&mut child.replies));
+                if on_trial {
                     self.remove(position);
                 } else {
                     self.failed(position, ExitKind::Failed, format!("start failed: {reason}"));
+                }
+                for reply in replies {
+                    let _ = reply.send(Err(ChildError::StartFailed { id: id.to_owned(), reason: reason.clone() }));
                 }
             }
         }
@@ -402,7 +400,8 @@ impl Children {
         } else {
             // Ordered: the task that ends it reports when it is dead.
             self.show(position, |node| node.last_exit = Some(reason.clone()));
-            self.tell(position, ChildEventKind::Exited { reason, abnormal: false });
+            let id = self.list[position].spec.id.clone();
+            self.tell(&id, ChildEventKind::Exited { reason, abnormal: false });
         }
     }
 
@@ -450,7 +449,6 @@ impl Children {
         child.actor = Some(actor.get_id());
         let nested = child.spec.kind == TreeKind::Supervisor && actor.is_message_type_of::<SupervisorMessage>() == Some(true);
         child.phase = Phase::Running { actor: actor.clone(), settled: !nested };
-        child.answer(|| Ok(actor.clone()));
         let (id, generation, restarts) = (child.spec.id.clone(), child.generation, child.restarts());
         self.show(position, |node| {
             node.state = TreeState::Running;
@@ -462,7 +460,8 @@ impl Children {
             0 => ChildEventKind::Started { actor: actor.clone() },
             count => ChildEventKind::Restarted { actor: actor.clone(), count },
         };
-        self.tell(position, kind);
+        self.tell(&id, kind);
+        self.list[position].answer(|| Ok(actor.clone()));
         if let Some((exit, reason)) = early_exit {
             self.exited(&actor, exit, reason);
         } else if nested {
@@ -491,24 +490,28 @@ impl Children {
         let verdict = judge(&rules, exit, window, &mut child.pace, now);
         tracing::info!(supervisor = self.name, child = child.spec.id, ?exit, reason, ?verdict, "a child ended");
         self.show(position, |node| node.last_exit = Some(reason.clone()));
-        self.tell(position, ChildEventKind::Exited { reason: reason.clone(), abnormal: exit.is_abnormal() });
+        let id = self.list[position].spec.id.clone();
         match verdict {
             Verdict::Restart { after } => self.begin_wait(position, after),
             Verdict::Quarantine => {
                 self.list[position].phase = Phase::Quarantined;
                 self.show(position, |node| node.state = TreeState::Quarantined);
-                self.tell(position, ChildEventKind::Quarantined { reason });
             }
             Verdict::Forget if rules.restart == Restart::Temporary => self.remove(position),
             Verdict::Forget => self.show(position, |node| node.state = TreeState::Stopped),
             Verdict::GiveUp => {
-                let gave_up = GaveUp { child: self.list[position].spec.id.clone(), reason };
+                let gave_up = GaveUp { child: id.clone(), reason: reason.clone() };
                 tracing::error!(supervisor = self.name, %gave_up, "a supervisor ends");
                 self.show(position, |node| node.state = TreeState::Stopped);
                 self.board.set_supervisor(&self.name, TreeState::Stopping, Some(cut(gave_up.to_string())));
                 self.myself.stop(Some(cut(gave_up.to_string())));
                 self.gave_up = Some(gave_up);
             }
+        }
+        // Told after it is published: who hears of it finds it on the board.
+        self.tell(&id, ChildEventKind::Exited { reason: reason.clone(), abnormal: exit.is_abnormal() });
+        if verdict == Verdict::Quarantine {
+            self.tell(&id, ChildEventKind::Quarantined { reason });
         }
     }
 
@@ -586,6 +589,9 @@ impl Children {
                 self.show(position, |node| node.state = TreeState::Stopping);
                 end(alive, self.list[position].spec.shutdown).await;
             }
+            if let Some(mailbox) = &self.list[position].spec.mailbox {
+                mailbox.emptied();
+            }
             if !quarantined {
                 self.show(position, |node| node.state = TreeState::Stopped);
             }
@@ -625,8 +631,8 @@ impl Children {
         self.board.set_child(&self.name, &self.list[position].spec.id, change);
     }
 
-    fn tell(&self, position: usize, kind: ChildEventKind) {
-        let event = ChildEvent { supervisor: self.name.clone(), child: self.list[position].spec.id.clone(), kind };
+    fn tell(&self, id: &str, kind: ChildEventKind) {
+        let event = ChildEvent { supervisor: self.name.clone(), child: id.to_owned(), kind };
         tell(&self.hook.0, event);
     }
 }
