@@ -15,6 +15,7 @@ pub mod journal;
 pub mod message;
 pub mod node;
 pub mod subjects;
+pub mod view;
 pub mod tree;
 
 /// The number of the wire protocol; it changes when an old build could misread a new one.

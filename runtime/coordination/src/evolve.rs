@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use amphi_protocol::event::EventType;
-use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, IncidentId, Incarnation, NodeId, Timestamp, Token};
+use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, IncidentId, Incarnation, NodeId, Token};
 use amphi_protocol::journal::{AgentLife, AttemptEnd, CancelCause, Decision, EpicEnd, Next, NodeInfo, Outcome, Resolution};
 use serde_json::Map;
 
@@ -366,13 +366,6 @@ impl State {
         self.fleet.agents.get(agent).is_some_and(|agent| matches!(agent.state, AgentState::Idle | AgentState::Busy(_)))
     }
 
-    /// When the run's pause ends, if instance `i` pauses.
-    pub(crate) fn pause_of(&self, id: &EpicId, i: u32) -> Option<Timestamp> {
-        match self.epics.get(id)?.instances[i as usize].state {
-            InstanceState::Backoff { until } => Some(until),
-            _ => None,
-        }
-    }
 
     /// An end made by the Manager itself: the agent or its node is gone.
     pub(crate) fn lost(cause: &str) -> AttemptEnd {

@@ -274,8 +274,4 @@ impl LockTable {
         self.requests.get(&order).map(|request| (&request.epic, request.i))
     }
 
-    /// True if the request is parked.
-    pub(crate) fn is_parked(&self, order: u64) -> bool {
-        self.requests.get(&order).is_some_and(|request| request.parked)
-    }
 }

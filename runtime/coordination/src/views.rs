@@ -1,1 +1,272 @@
-//! views
+//! Reads: what the state looks like from outside. Nothing here changes anything.
+
+mod why;
+
+use std::collections::BTreeMap;
+
+use amphi_protocol::document::LockMode;
+use amphi_protocol::ids::{AttemptRef, EpicId, Timestamp};
+use amphi_protocol::view::{
+    AgentList, AgentView, EpicList, EpicView, HolderView, IncidentList, IncidentView, LockList, LockView, NodeList, NodeView, TaskList,
+    TaskView, WaiterView,
+};
+
+use crate::epic::{AttemptPhase, Epic, EpicStatus, InstanceEnd, InstanceState};
+use crate::fleet::AgentState;
+use crate::graph::WaitReason;
+use crate::locks::{Holder, ResourceKey};
+use crate::state::State;
+
+/// Milliseconds that the lease of an attempt lasts without progress; known to the leader only.
+pub type LeaseLeft<'a> = &'a dyn Fn(&AttemptRef) -> Option<u64>;
+
+impl State {
+    /// An epic with a page of its tasks: at most `limit` after the task `after`.
+    pub fn epic_view(&self, id: &EpicId, after: Option<&str>, limit: usize) -> Option<EpicView> {
+        let epic = self.epics.get(id)?;
+        let first = after.and_then(|key| epic.plan.find(&epic.spec, key)).map_or(0, |i| i + 1);
+        let count = epic.instances.len() as u32;
+        let last = count.min(first.saturating_add(u32::try_from(limit).unwrap_or(u32::MAX)));
+        let mut view = self.epic_head(epic);
+        view.tasks = Some((first..last).map(|i| self.task_view(epic, i)).collect());
+        view.next = (last < count && last > first).then(|| epic.key(last - 1));
+        Some(view)
+    }
+
+    /// A page of epics, by id, optionally in one state.
+    pub fn epic_list(&self, after: Option<&str>, limit: usize, state: Option<&str>) -> EpicList {
+        let from = after.and_then(|after| EpicId::parse(after).ok());
+        let rest = self.epics.values().filter(|epic| from.as_ref().is_none_or(|from| epic.id > *from));
+        let mut page = rest.filter(|epic| state.is_none_or(|wanted| epic_state(epic) == wanted)).take(limit.saturating_add(1));
+        let epics: Vec<EpicView> = page.by_ref().take(limit).map(|epic| self.epic_head(epic)).collect();
+        let next = page.next().and(epics.last()).map(|last| last.epic.clone());
+        EpicList { epics, next }
+    }
+
+    /// One task instance.
+    pub fn task(&self, id: &EpicId, key: &str) -> Option<TaskView> {
+        let epic = self.epics.get(id)?;
+        Some(self.task_view(epic, epic.plan.find(&epic.spec, key)?))
+    }
+
+    /// The instances that users mean by `key`: one, or all of a task.
+    pub fn instances(&self, id: &EpicId, key: &str) -> Vec<u32> {
+        let Some(epic) = self.epics.get(id) else { return Vec::new() };
+        if let Some(position) = epic.spec.tasks.iter().position(|task| task.name.as_str() == key) {
+            let planned = &epic.plan.tasks[position];
+            return (planned.first..planned.first + planned.count).collect();
+        }
+        epic.plan.find(&epic.spec, key).into_iter().collect()
+    }
+
+    /// Everything that is ready and waits, in the order of the queue.
+    pub fn queue_list(&self, limit: usize) -> TaskList {
+        let mut waiting: Vec<(u8, u64, &Epic, u32)> = Vec::new();
+        for epic in self.epics.values().filter(|epic| epic.pending > 0) {
+            for i in 0..epic.instances.len() as u32 {
+                if let InstanceState::Ready { order, .. } = epic.instances[i as usize].state {
+                    waiting.push((epic.spec_of(i).priority, order, epic, i));
+                }
+            }
+        }
+        waiting.sort_by_key(|(priority, order, _, _)| (*priority, *order));
+        let next = waiting.get(limit).map(|(_, _, epic, i)| format!("{}/{}", epic.id, epic.key(*i)));
+        let tasks = waiting.into_iter().take(limit).map(|(_, _, epic, i)| self.task_view(epic, i)).collect();
+        TaskList { tasks, next }
+    }
+
+    /// All locks.
+    pub fn lock_list(&self, lease_left: LeaseLeft<'_>) -> LockList {
+        let locks = self.locks.iter().map(|(key, lock)| LockView {
+            resource: key.resource.to_string(),
+            project: key.project.to_string(),
+            folder: key.folder.as_ref().map(|folder| folder.to_string()),
+            mode: word(lock.holders.first().map(|holder| holder.mode).or(lock.waiting.values().next().map(|waiter| waiter.mode))),
+            holders: lock.holders.iter().map(|holder| self.holder_view(holder, lease_left)).collect(),
+            queue: lock.waiting.values().map(|waiter| self.waiter_view(key, waiter)).collect(),
+        });
+        LockList { locks: locks.collect() }
+    }
+
+    fn holder_view(&self, holder: &Holder, lease_left: LeaseLeft<'_>) -> HolderView {
+        let epic = &self.epics[&holder.epic];
+        let attempt = epic.attempt_ref(holder.i);
+        HolderView {
+            epic: holder.epic.to_string(),
+            task: epic.key(holder.i),
+            attempt: attempt.attempt,
+            token: Some(holder.token.0),
+            lease_left_ms: lease_left(&attempt),
+        }
+    }
+
+    fn waiter_view(&self, _key: &ResourceKey, waiter: &crate::locks::Waiter) -> WaiterView {
+        WaiterView {
+            epic: waiter.epic.to_string(),
+            task: self.epics[&waiter.epic].key(waiter.i),
+            mode: word(Some(waiter.mode)),
+            since: waiter.since.to_rfc3339(),
+        }
+    }
+
+    /// All agents.
+    pub fn agent_list(&self) -> AgentList {
+        let agents = self.fleet.agents.iter().map(|(id, agent)| {
+            let attempt = match &agent.state {
+                AgentState::Busy(attempt) => Some(attempt),
+                AgentState::Idle | AgentState::Down | AgentState::Quarantined | AgentState::Gone => None,
+            };
+            AgentView {
+                agent: id.to_string(),
+                role: agent.role.to_string(),
+                skills: agent.skills.clone(),
+                node: agent.node.to_string(),
+                state: match agent.state {
+                    AgentState::Idle => "idle",
+                    AgentState::Busy(_) => "busy",
+                    AgentState::Down => "down",
+                    AgentState::Quarantined => "quarantined",
+                    AgentState::Gone => "gone",
+                }
+                .to_owned(),
+                epic: attempt.map(|attempt| attempt.epic.to_string()),
+                task: attempt.map(|attempt| self.epics[&attempt.epic].key(attempt.i)),
+                restarts: agent.restarts,
+            }
+        });
+        AgentList { agents: agents.collect() }
+    }
+
+    /// All nodes.
+    pub fn node_list(&self) -> NodeList {
+        let nodes = self.fleet.nodes.iter().map(|(id, node)| NodeView {
+            id: id.to_string(),
+            pid: node.pid,
+            incarnation: node.incarnation.0,
+            state: if node.alive { "alive" } else { "lost" }.to_owned(),
+            leads: if self.leader.as_ref() == Some(id) { vec![self.shard.0] } else { Vec::new() },
+            running: node.running.len() as u64,
+            capacity: node.capacity,
+            labels: node.labels.clone(),
+        });
+        NodeList { nodes: nodes.collect() }
+    }
+
+    /// All incidents, open ones first.
+    pub fn incident_list(&self) -> IncidentList {
+        let mut incidents: Vec<IncidentView> = self
+            .incidents
+            .iter()
+            .map(|(id, incident)| IncidentView {
+                incident: id.to_string(),
+                state: if incident.resolved.is_some() { "resolved" } else { "open" }.to_owned(),
+                kind: "unknown_outcome".to_owned(),
+                epic: incident.attempt.epic.to_string(),
+                task: self.epics[&incident.attempt.epic].key(incident.attempt.i),
+                opened_at: incident.opened_at.to_rfc3339(),
+                summary: incident.summary.clone(),
+                resolution: incident.resolved.as_ref().and_then(|(resolution, _)| serde_json::to_value(resolution).ok()?.as_str().map(str::to_owned)),
+                resolved_by: incident.resolved.as_ref().map(|(_, by)| by.clone()),
+            })
+            .collect();
+        incidents.sort_by(|a, b| a.state.cmp(&b.state).then(a.opened_at.cmp(&b.opened_at)));
+        IncidentList { incidents }
+    }
+
+    fn epic_head(&self, epic: &Epic) -> EpicView {
+        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+        for i in 0..epic.instances.len() as u32 {
+            *counts.entry(self.task_state(epic, i).to_owned()).or_default() += 1;
+        }
+        EpicView {
+            epic: epic.id.to_string(),
+            name: epic.spec.name.to_string(),
+            title: epic.spec.title.clone(),
+            project: epic.spec.project.to_string(),
+            priority: epic.spec.priority,
+            state: epic_state(epic).to_owned(),
+            inputs: epic.spec.inputs.clone(),
+            submitted_by: epic.submitted_by.clone(),
+            submitted_at: epic.submitted_at.to_rfc3339(),
+            ended_at: epic.ended_at.map(Timestamp::to_rfc3339),
+            counts,
+            tasks: None,
+            next: None,
+        }
+    }
+
+    fn task_state(&self, epic: &Epic, i: u32) -> &'static str {
+        match &epic.instances[i as usize].state {
+            InstanceState::Blocked => "blocked",
+            InstanceState::Ready { .. } => match self.reason_of(&epic.id, i) {
+                Some(WaitReason::Lock | WaitReason::NoAgent) => "waiting",
+                Some(WaitReason::Capacity) | None => "ready",
+            },
+            InstanceState::Open(attempt) if attempt.phase == AttemptPhase::Started => "running",
+            InstanceState::Open(_) => "assigned",
+            InstanceState::Backoff { .. } => "retrying",
+            InstanceState::Unknown { .. } => "unknown",
+            InstanceState::Ended(InstanceEnd::Succeeded) => "succeeded",
+            InstanceState::Ended(InstanceEnd::Failed) => "failed",
+            InstanceState::Ended(InstanceEnd::Cancelled | InstanceEnd::CutOff) => "cancelled",
+            InstanceState::Ended(InstanceEnd::Skipped) => "skipped",
+        }
+    }
+
+    fn task_view(&self, epic: &Epic, i: u32) -> TaskView {
+        let instance = &epic.instances[i as usize];
+        let task = epic.spec_of(i);
+        let open = epic.open(i);
+        let record = instance.record.as_deref();
+        let reason = match &instance.state {
+            InstanceState::Blocked => Some(if epic.tasks[epic.task_of(i) as usize].released { "capacity" } else { "needs" }),
+            InstanceState::Ready { .. } => self.reason_of(&epic.id, i).map(WaitReason::as_str),
+            InstanceState::Backoff { .. } => Some("backoff"),
+            InstanceState::Unknown { .. } => Some("person"),
+            InstanceState::Open(_) | InstanceState::Ended(_) => None,
+        };
+        let needs = epic.plan.tasks[epic.task_of(i) as usize].needs.iter();
+        TaskView {
+            epic: epic.id.to_string(),
+            task: epic.key(i),
+            kind: task.work.kind().to_owned(),
+            state: self.task_state(epic, i).to_owned(),
+            run: instance.run,
+            attempt: instance.attempt,
+            agent: open.map(|open| open.agent.to_string()).or(instance.last_agent.as_ref().map(|agent| agent.to_string())),
+            node: open.map(|open| open.node.to_string()).or(record.and_then(|record| record.node.as_ref().map(|node| node.to_string()))),
+            reason: reason.map(str::to_owned),
+            needs: needs.map(|need| epic.spec.tasks[*need as usize].name.to_string()).collect(),
+            outputs: record.map(|record| record.outputs.clone()).unwrap_or_default(),
+            token: open.map(|open| open.token.0).or(record.and_then(|record| record.token).map(|token| token.0)),
+            started_at: open.map_or(record.and_then(|record| record.started_at), |open| open.started_at).map(Timestamp::to_rfc3339),
+            ended_at: if instance.state.is_ended() { record.and_then(|record| record.ended_at).map(Timestamp::to_rfc3339) } else { None },
+            exit_code: record.and_then(|record| record.exit_code),
+            error: record.and_then(|record| record.error.clone()),
+            pid: open.and_then(|open| open.pid),
+            percent: open.and_then(|open| open.percent),
+            phase: task.phase.map(|phase| epic.spec.phases[phase as usize].to_string()),
+            priority: task.priority,
+        }
+    }
+}
+
+/// The public word for an epic's state.
+pub fn epic_state(epic: &Epic) -> &'static str {
+    match epic.status {
+        EpicStatus::Running if epic.needs_person() => "waiting",
+        EpicStatus::Running => "running",
+        EpicStatus::Cancelling => "cancelling",
+        EpicStatus::Ended(amphi_protocol::journal::EpicEnd::Succeeded) => "succeeded",
+        EpicStatus::Ended(amphi_protocol::journal::EpicEnd::Failed) => "failed",
+        EpicStatus::Ended(amphi_protocol::journal::EpicEnd::Cancelled) => "cancelled",
+    }
+}
+
+fn word(mode: Option<LockMode>) -> String {
+    match mode {
+        Some(LockMode::Write) => "write",
+        Some(LockMode::Read) | None => "read",
+    }
+    .to_owned()
+}

@@ -1,0 +1,273 @@
+//! What reads answer: the same shapes from NATS and from `--json`. Times are RFC 3339 in UTC; absent values are `null`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// An epic, with its tasks where one is asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpicView {
+    /// Its id.
+    pub epic: String,
+    /// The author's name for it.
+    pub name: String,
+    /// A line for people.
+    pub title: Option<String>,
+    /// The project.
+    pub project: String,
+    /// 0 to 4.
+    pub priority: u8,
+    /// `running`, `waiting`, `cancelling`, `succeeded`, `failed`, `cancelled`.
+    pub state: String,
+    /// Resolved inputs.
+    pub inputs: BTreeMap<String, Value>,
+    /// Who sent it.
+    pub submitted_by: String,
+    /// When.
+    pub submitted_at: String,
+    /// When it ended.
+    pub ended_at: Option<String>,
+    /// Instances by state.
+    pub counts: BTreeMap<String, u64>,
+    /// Its task instances; missing in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<Vec<TaskView>>,
+    /// Where the next page of `tasks` begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A task instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskView {
+    /// Its epic.
+    pub epic: String,
+    /// `t` or `t[i]`.
+    pub task: String,
+    /// `run`, `tool` …
+    pub kind: String,
+    /// `blocked`, `waiting`, `ready`, `assigned`, `running`, `retrying`, `succeeded`, `failed`, `cancelled`, `skipped`, `unknown`.
+    pub state: String,
+    /// From 1.
+    pub run: u32,
+    /// From 1; 0 before the first.
+    pub attempt: u32,
+    /// Who has it, or had it last.
+    pub agent: Option<String>,
+    /// Where.
+    pub node: Option<String>,
+    /// What it waits for.
+    pub reason: Option<String>,
+    /// Tasks that it needs.
+    pub needs: Vec<String>,
+    /// Its outputs.
+    pub outputs: BTreeMap<String, Value>,
+    /// Fencing token of the last attempt.
+    pub token: Option<u64>,
+    /// When the last attempt began.
+    pub started_at: Option<String>,
+    /// When it ended.
+    pub ended_at: Option<String>,
+    /// Its exit code.
+    pub exit_code: Option<i32>,
+    /// For people.
+    pub error: Option<String>,
+    /// Process of the running attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// How far it says it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u8>,
+    /// The phase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// 0 to 4.
+    pub priority: u8,
+}
+
+/// A page of epics.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpicList {
+    /// The epics.
+    pub epics: Vec<EpicView>,
+    /// `after` of the next page.
+    pub next: Option<String>,
+}
+
+/// A page of tasks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskList {
+    /// The tasks.
+    pub tasks: Vec<TaskView>,
+    /// `after` of the next page.
+    pub next: Option<String>,
+}
+
+/// Why a task does not run, the innermost cause last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WhyView {
+    /// Its epic.
+    pub epic: String,
+    /// `t` or `t[i]`.
+    pub task: String,
+    /// Its state.
+    pub state: String,
+    /// The causes.
+    pub waits: Vec<WaitView>,
+}
+
+/// One cause.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WaitView {
+    /// `needs`, `lock`, `person`, `no_agent`, `capacity`, `backoff` …
+    pub reason: String,
+    /// The task, resource, role or moment that it waits for.
+    pub on: String,
+    /// Who holds it.
+    pub holder: Option<HolderView>,
+    /// How long the holder's lease lasts without progress.
+    pub lease_left_ms: Option<u64>,
+    /// Place in the queue, from 1.
+    pub place: Option<u64>,
+}
+
+/// Who holds a resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderView {
+    /// Its epic.
+    pub epic: String,
+    /// Its task.
+    pub task: String,
+    /// Its attempt.
+    pub attempt: u32,
+    /// Its token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
+    /// How long its lease lasts without progress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_left_ms: Option<u64>,
+}
+
+/// All locks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LockList {
+    /// The locks that are held or waited for.
+    pub locks: Vec<LockView>,
+}
+
+/// A lock.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LockView {
+    /// The resource.
+    pub resource: String,
+    /// Its project.
+    pub project: String,
+    /// The workspace folder that a `file/…` resource belongs to.
+    pub folder: Option<String>,
+    /// `read` or `write`; of the holders, or of the first waiter.
+    pub mode: String,
+    /// Who holds it.
+    pub holders: Vec<HolderView>,
+    /// Who waits, in order.
+    pub queue: Vec<WaiterView>,
+}
+
+/// A waiter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaiterView {
+    /// Its epic.
+    pub epic: String,
+    /// Its task.
+    pub task: String,
+    /// `read` or `write`.
+    pub mode: String,
+    /// Since when.
+    pub since: String,
+}
+
+/// All agents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentList {
+    /// The agents.
+    pub agents: Vec<AgentView>,
+}
+
+/// An agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentView {
+    /// Its id.
+    pub agent: String,
+    /// Its role.
+    pub role: String,
+    /// Its skills.
+    pub skills: Vec<String>,
+    /// Its node.
+    pub node: String,
+    /// `idle`, `busy`, `down`, `quarantined`, `gone`.
+    pub state: String,
+    /// Of its attempt.
+    pub epic: Option<String>,
+    /// Of its attempt.
+    pub task: Option<String>,
+    /// In this life of its node.
+    pub restarts: u32,
+}
+
+/// All nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeList {
+    /// The nodes.
+    pub nodes: Vec<NodeView>,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its id.
+    pub id: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its life.
+    pub incarnation: u64,
+    /// `alive` or `lost`.
+    pub state: String,
+    /// Shards that it leads.
+    pub leads: Vec<u32>,
+    /// Attempts that it runs.
+    pub running: u64,
+    /// Attempts that it can run at once.
+    pub capacity: u32,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// All incidents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IncidentList {
+    /// The incidents.
+    pub incidents: Vec<IncidentView>,
+}
+
+/// An incident.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncidentView {
+    /// Its id.
+    pub incident: String,
+    /// `open` or `resolved`.
+    pub state: String,
+    /// `unknown_outcome`.
+    pub kind: String,
+    /// Its epic.
+    pub epic: String,
+    /// Its task.
+    pub task: String,
+    /// When it was opened.
+    pub opened_at: String,
+    /// A line for people.
+    pub summary: String,
+    /// `succeeded`, `failed`, `not_started`.
+    pub resolution: Option<String>,
+    /// Who said so.
+    pub resolved_by: Option<String>,
+}

@@ -1,0 +1,119 @@
+//! Why a task does not run: the chain of causes from the task itself to the one that everything else waits for.
+
+use std::collections::BTreeSet;
+
+use amphi_protocol::ids::EpicId;
+use amphi_protocol::view::{WaitView, WhyView};
+
+use crate::epic::{Epic, InstanceState};
+use crate::fleet::Demand;
+use crate::graph::WaitReason;
+use crate::state::State;
+use crate::views::LeaseLeft;
+
+/// Longest chain that is shown.
+const CHAIN_MAX: usize = 32;
+
+impl State {
+    /// The chain of causes; empty if the task runs or has ended.
+    pub fn why(&self, id: &EpicId, key: &str, lease_left: LeaseLeft<'_>) -> Option<WhyView> {
+        let epic = self.epics.get(id)?;
+        let first = *self.instances(id, key).first()?;
+        let mut waits = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut at = Some((epic, first));
+        while let Some((epic, i)) = at {
+            if waits.len() >= CHAIN_MAX || !seen.insert((epic.id.clone(), i)) {
+                break;
+            }
+            at = self.step(epic, i, lease_left, &mut waits);
+        }
+        let view = self.task(id, &epic.key(first))?;
+        Some(WhyView { epic: view.epic, task: view.task, state: view.state, waits })
+    }
+
+    /// Adds what instance `i` waits for, and returns the instance to look at next.
+    fn step<'s>(&'s self, epic: &'s Epic, i: u32, lease_left: LeaseLeft<'_>, waits: &mut Vec<WaitView>) -> Option<(&'s Epic, u32)> {
+        let plain = |reason: &str, on: String| WaitView { reason: reason.to_owned(), on, holder: None, lease_left_ms: None, place: None };
+        match &epic.instances[i as usize].state {
+            InstanceState::Blocked => {
+                let blocker = self.blocker(epic, i)?;
+                waits.push(plain("needs", format!("{}/{}", epic.id, epic.key(blocker))));
+                Some((epic, blocker))
+            }
+            InstanceState::Ready { order, .. } => match self.reason_of(&epic.id, i)? {
+                WaitReason::Lock => self.lock_wait(*order, lease_left, waits),
+                WaitReason::NoAgent => {
+                    waits.push(plain("no_agent", demand_text(epic, i)));
+                    None
+                }
+                WaitReason::Capacity => {
+                    let class = &self.queue.classes[self.queue.find(&Demand::of(epic.spec_of(i)))?];
+                    let place = class.runnable.keys().position(|rank| rank.order == *order).map(|place| place as u64 + 1);
+                    waits.push(WaitView { place, ..plain("capacity", demand_text(epic, i)) });
+                    None
+                }
+            },
+            InstanceState::Backoff { until } => {
+                waits.push(plain("backoff", until.to_rfc3339()));
+                None
+            }
+            InstanceState::Unknown { incident } => {
+                waits.push(plain("person", format!("incident {incident}")));
+                None
+            }
+            InstanceState::Open(_) | InstanceState::Ended(_) => None,
+        }
+    }
+
+    /// An instance that must end before instance `i` can be let go.
+    fn blocker(&self, epic: &Epic, i: u32) -> Option<u32> {
+        let task = epic.task_of(i);
+        let planned = &epic.plan.tasks[task as usize];
+        let open_of = |task: u32| {
+            let planned = &epic.plan.tasks[task as usize];
+            (planned.first..planned.first + planned.count).find(|&i| !epic.instances[i as usize].state.is_ended())
+        };
+        if epic.tasks[task as usize].released {
+            // Held back by `max_parallel`: one of its own siblings.
+            return (planned.first..planned.first + planned.count).find(|&other| {
+                other != i && !matches!(epic.instances[other as usize].state, InstanceState::Blocked | InstanceState::Ended(_))
+            });
+        }
+        let needs = planned.needs.iter().copied().find_map(open_of);
+        needs.or_else(|| {
+            let phase = planned.waits_for_phase?;
+            (0..epic.tasks.len() as u32).filter(|task| epic.plan.tasks[*task as usize].phase == Some(phase)).find_map(open_of)
+        })
+    }
+
+    fn lock_wait(&self, order: u64, lease_left: LeaseLeft<'_>, waits: &mut Vec<WaitView>) -> Option<(&Epic, u32)> {
+        let set = self.locks.set(order)?;
+        for (key, mode) in set.iter() {
+            let lock = self.locks.get(key)?;
+            let place = lock.waiting.keys().position(|waiter| *waiter == order).map(|place| place as u64 + 1);
+            let conflicts = |other| *mode == amphi_protocol::document::LockMode::Write || other == amphi_protocol::document::LockMode::Write;
+            let holder = lock.holders.iter().find(|holder| conflicts(holder.mode));
+            let ahead = lock.waiting.range(..order).find(|(_, waiter)| conflicts(waiter.mode)).map(|(_, waiter)| (&waiter.epic, waiter.i));
+            let (next, view) = match (holder, ahead) {
+                (Some(holder), _) => ((&holder.epic, holder.i), Some(self.holder_view(holder, lease_left))),
+                (None, Some(ahead)) => (ahead, None),
+                (None, None) => continue,
+            };
+            let lease_left_ms = view.as_ref().and_then(|view| view.lease_left_ms);
+            waits.push(WaitView { reason: "lock".to_owned(), on: key.resource.to_string(), holder: view, lease_left_ms, place });
+            return self.epics.get(next.0).map(|epic| (epic, next.1));
+        }
+        None
+    }
+}
+
+fn demand_text(epic: &Epic, i: u32) -> String {
+    let task = epic.spec_of(i);
+    match (&task.agent, task.skills.as_slice()) {
+        (Some(role), []) => format!("role {role}"),
+        (Some(role), skills) => format!("role {role} with {}", skills.join(", ")),
+        (None, []) => "any agent".to_owned(),
+        (None, skills) => format!("an agent with {}", skills.join(", ")),
+    }
+}
