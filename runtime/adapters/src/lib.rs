@@ -1,1 +1,5 @@
 //! amphi-adapters.
+
+pub mod nats;
+pub mod process;
+pub mod tools;
