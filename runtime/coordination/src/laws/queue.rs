@@ -1,0 +1,165 @@
+//! Locks and the ready queue. S7, S10, S11, L3.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use amphi_protocol::document::LockMode;
+use amphi_protocol::ids::{EpicId, Token};
+
+use super::{Violation, hold};
+use crate::epic::InstanceState;
+use crate::fleet::{AgentState, Demand};
+use crate::locks::ResourceKey;
+use crate::queue::{Class, Rank};
+use crate::state::State;
+
+type Instance = (EpicId, u32);
+
+/// A ready instance.
+struct Request {
+    order: u64,
+    priority: u8,
+    who: Instance,
+    class: usize,
+    locks: Vec<(ResourceKey, LockMode)>,
+}
+
+/// What the lock table should hold.
+#[derive(Default)]
+struct Expected {
+    holders: BTreeMap<ResourceKey, BTreeMap<Instance, (LockMode, Token)>>,
+    waiting: BTreeMap<ResourceKey, BTreeMap<u64, LockMode>>,
+}
+
+pub(super) fn check(state: &State) -> Result<(), Violation> {
+    for class in &state.queue.classes {
+        check_class(state, class)?;
+    }
+    let (requests, expected) = collect(state)?;
+    check_table(state, &expected)?;
+    let front = front(&expected);
+    let classes = state.queue.classes.len();
+    let mut runnable = vec![BTreeMap::<Rank, Instance>::new(); classes];
+    let mut locking = vec![BTreeSet::<u64>::new(); classes];
+    for request in requests {
+        let parked = !state.queue.classes[request.class].servable;
+        let first = request.locks.iter().all(|(key, _)| front.get(key).is_some_and(|front| front.contains(&request.order)));
+        if !request.locks.is_empty() {
+            locking[request.class].insert(request.order);
+        }
+        if request.locks.is_empty() || (!parked && first) {
+            runnable[request.class].insert(Rank { priority: request.priority, order: request.order }, request.who);
+        }
+    }
+    for (position, class) in state.queue.classes.iter().enumerate() {
+        hold("S11", class.runnable == runnable[position], || {
+            format!("class {:?} may run {:?}, and should {:?}", class.demand, class.runnable, runnable[position])
+        })?;
+        hold("kept", class.locking == locking[position], || {
+            format!("class {:?} locks as {:?}, and should {:?}", class.demand, class.locking, locking[position])
+        })?;
+        check_served(state, class)?;
+    }
+    Ok(())
+}
+
+/// Its profiles, and whether anybody lives who could serve it.
+fn check_class(state: &State, class: &Class) -> Result<(), Violation> {
+    let serving = state.fleet.agents.values().filter(|agent| class.demand.accepts(&agent.role, &agent.skills));
+    let servable = serving.clone().any(|agent| matches!(agent.state, AgentState::Idle | AgentState::Busy(_)));
+    hold("kept", class.servable == servable, || format!("class {:?} is kept as servable: {}", class.demand, class.servable))?;
+    let missing = serving.map(|agent| agent.profile).find(|profile| !class.profiles.contains(profile));
+    hold("kept", missing.is_none(), || format!("class {:?} does not know profile {missing:?}", class.demand))
+}
+
+fn collect(state: &State) -> Result<(Vec<Request>, Expected), Violation> {
+    let (mut requests, mut expected) = (Vec::new(), Expected::default());
+    for epic in state.epics.values() {
+        for (i, instance) in (0u32..).zip(&epic.instances) {
+            let who = (epic.id.clone(), i);
+            match &instance.state {
+                InstanceState::Open(open) => {
+                    for (key, mode) in epic.locks(i) {
+                        expected.holders.entry(key).or_default().insert(who.clone(), (mode, open.token));
+                    }
+                }
+                InstanceState::Ready { order, .. } => {
+                    let demand = Demand::of(epic.spec_of(i));
+                    let class = state.queue.classes.iter().position(|class| class.demand == demand);
+                    let Some(class) = class else {
+                        return Err(Violation { law: "kept", words: format!("{} is ready and in no class", epic.attempt_ref(i)) });
+                    };
+                    let locks = epic.locks(i);
+                    if state.queue.classes[class].servable {
+                        for (key, mode) in &locks {
+                            expected.waiting.entry(key.clone()).or_default().insert(*order, *mode);
+                        }
+                    }
+                    requests.push(Request { order: *order, priority: epic.spec_of(i).priority, who, class, locks });
+                }
+                InstanceState::Blocked | InstanceState::Backoff { .. } | InstanceState::Unknown { .. } | InstanceState::Ended(_) => {}
+            }
+        }
+    }
+    Ok((requests, expected))
+}
+
+/// S10: who holds is who has an open attempt, all of its set. S7: a writer alone, readers without one.
+fn check_table(state: &State, expected: &Expected) -> Result<(), Violation> {
+    for (key, lock) in state.locks.iter() {
+        let resource = &key.resource;
+        let held =
+            lock.holders.iter().map(|holder| ((holder.epic.clone(), holder.i), (holder.mode, holder.token))).collect::<BTreeMap<_, _>>();
+        let alone = lock.holders.len() <= 1 || lock.holders.iter().all(|holder| holder.mode == LockMode::Read);
+        hold("S7", alone, || format!("{resource} is held by {:?}", lock.holders))?;
+        let should = expected.holders.get(key).cloned().unwrap_or_default();
+        hold("S10", held == should && held.len() == lock.holders.len(), || {
+            format!("{resource} is held by {held:?}, and should be by {should:?}")
+        })?;
+        let waiting: BTreeMap<u64, LockMode> = lock.waiting.iter().map(|(order, waiter)| (*order, waiter.mode)).collect();
+        let should = expected.waiting.get(key).cloned().unwrap_or_default();
+        hold("S11", waiting == should, || format!("{resource} is awaited by {waiting:?}, and should be by {should:?}"))?;
+        hold("kept", !(held.is_empty() && waiting.is_empty()), || format!("{resource} is remembered although nobody wants it"))?;
+    }
+    let missing = expected.holders.keys().chain(expected.waiting.keys()).find(|key| state.locks.get(key).is_none());
+    hold("S10", missing.is_none(), || format!("nobody holds or awaits {missing:?} in the table"))
+}
+
+/// For each resource the waiters that are first: behind no conflicting holder and no earlier conflicting waiter.
+fn front(expected: &Expected) -> BTreeMap<&ResourceKey, BTreeSet<u64>> {
+    let first = |(key, waiting): (&'_ ResourceKey, &BTreeMap<u64, LockMode>)| {
+        let holders = expected.holders.get(key);
+        let (mut reader, mut writer) = (false, false);
+        for (mode, _) in holders.into_iter().flat_map(BTreeMap::values) {
+            reader |= *mode == LockMode::Read;
+            writer |= *mode == LockMode::Write;
+        }
+        let mut front = BTreeSet::new();
+        for (order, mode) in waiting {
+            let free = match mode {
+                LockMode::Read => !writer,
+                LockMode::Write => !writer && !reader,
+            };
+            if free {
+                front.insert(*order);
+            }
+            reader |= *mode == LockMode::Read;
+            writer |= *mode == LockMode::Write;
+        }
+        front
+    };
+    expected.waiting.iter().map(|entry| (entry.0, first(entry))).collect()
+}
+
+/// L3: nothing may wait that an idle agent with room could run.
+fn check_served(state: &State, class: &Class) -> Result<(), Violation> {
+    if class.runnable.is_empty() {
+        return Ok(());
+    }
+    let fits = |agent: &&crate::fleet::Agent| {
+        let node = &state.fleet.nodes[&agent.node];
+        let room = node.alive && (node.running.len() as u64) < u64::from(node.capacity);
+        agent.state == AgentState::Idle && room && class.demand.accepts(&agent.role, &agent.skills)
+    };
+    let idle = state.fleet.agents.iter().find(|(_, agent)| fits(agent)).map(|(id, _)| id);
+    hold("L3", idle.is_none(), || format!("{:?} can run and {idle:?} is idle", class.runnable.first_key_value()))
+}
