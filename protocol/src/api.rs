@@ -106,6 +106,7 @@ error_codes! {
     GateChanged = "gate.changed", 409;
     RequestInvalid = "request.invalid", 400;
     RequestTooLarge = "request.too_large", 413;
+    ConfigInvalid = "config.invalid", 400;
     ClusterNoLeader = "cluster.no_leader", 503;
     ClusterUnreachable = "cluster.unreachable", 503;
     ClusterBusy = "cluster.busy", 429;
