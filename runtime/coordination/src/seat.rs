@@ -308,7 +308,7 @@ impl Seat {
         if flight.leads {
             self.role = Role::Leading;
             actions.push(Action::Leads(self.state.epoch));
-            actions.extend(self.reminders());
+            actions.extend(self.reminders(Timestamp(u64::MAX)));
         }
         actions.extend(flight.answers.into_iter().map(|(ticket, answer)| Action::Answer { ticket, answer }));
         actions.extend(flight.decisions.iter().filter_map(|decision| self.order_of(decision)));

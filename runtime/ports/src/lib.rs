@@ -56,6 +56,15 @@ pub struct StoreError {
     pub damaged: bool,
 }
 
+/// What this node remembers of a journal outside the store that holds it: an old backup or an empty disk is noticed by it.
+pub trait TailMemory: Send + Sync + 'static {
+    /// The last remembered commit: index and hash of its record; `None` if no journal was ever seen here.
+    fn recall(&self, shard: ShardId) -> Result<Option<(u64, String)>, StoreError>;
+
+    /// Remembers a commit. May be written a little later; never goes back.
+    fn remember(&self, shard: ShardId, index: u64, hash: &str);
+}
+
 /// Documents and artifacts, by content hash.
 pub trait ObjectStore: Send + Sync + 'static {
     /// Stores `bytes` under `name`; storing the same again is no error.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use amphi_protocol::document::{Reference, TaskSpec};
-use amphi_protocol::ids::AttemptRef;
+use amphi_protocol::ids::{AttemptRef, Timestamp};
 use amphi_protocol::journal::Decision;
 use amphi_protocol::node::{Assignment, Job, Order, value_text};
 use serde_json::Value;
@@ -29,12 +29,13 @@ impl Seat {
         Some(Action::Order { node: open.node.clone(), incarnation: open.incarnation, order: order(epic) })
     }
 
-    /// Orders that nodes may have missed: assignments without a start, ends without a confirmation. Costs the open attempts.
-    pub fn reminders(&self) -> Vec<Action> {
+    /// Orders that nodes may have missed of attempts assigned before `before`: assignments without a start, ends without a
+    /// confirmation. Costs the open attempts. Call only while the seat leads and is settled.
+    pub fn reminders(&self, before: Timestamp) -> Vec<Action> {
         let open = self.state.fleet.nodes.values().flat_map(|node| node.running.iter());
-        open.flat_map(|attempt| {
-            let epic = &self.state.epics[&attempt.epic];
-            let held = epic.open(attempt.i).expect("a running attempt of a node is open");
+        let open = open.map(|attempt| (attempt, &self.state.epics[&attempt.epic]));
+        let held = open.map(|(attempt, epic)| (attempt, epic.open(attempt.i).expect("a running attempt of a node is open")));
+        held.filter(|(_, held)| held.assigned_at < before).flat_map(|(attempt, held)| {
             let assign = held.phase != AttemptPhase::Started;
             let go = held.phase == AttemptPhase::Claimed;
             let cancel = held.cancelling.is_some();

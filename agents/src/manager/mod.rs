@@ -1,0 +1,364 @@
+//! The Manager: a thin actor around the pure [`Seat`]. It feeds inputs in, performs the seat's actions in order, and never waits in a
+//! handler: the journal, the bus and the event stream are served by owned tasks that report back as messages.
+//!
+//! It decides nothing itself. Start at [`Manager`], then [`boot`] (how a seat is rebuilt from the journal), [`handle`] (how others reach
+//! it) and [`wiring`] (what comes in over the bus).
+
+pub mod boot;
+mod courier;
+pub mod handle;
+mod publisher;
+pub mod wiring;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use amphi_coordination::liveness::{Liveness, Periods};
+use amphi_coordination::seat::{Action, Answer, Appended, Seat, Ticket};
+use amphi_ports::{AppendError, Clock, EventStream, Journal, MessageBus, ObjectStore, StoreError, TailMemory};
+use amphi_protocol::ids::{Epoch, NodeId, ShardId, Timestamp};
+use amphi_protocol::journal::{AttemptNews, Input};
+use amphi_protocol::node::Heartbeat;
+use bytes::Bytes;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
+
+use boot::{BootError, Booted};
+use courier::Couriers;
+pub use handle::{Leadership, ManagerHandle, Read, Snapshot};
+use publisher::Publisher;
+
+/// The actor.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manager;
+
+/// What a Manager needs to start.
+#[derive(Clone)]
+pub struct ManagerArguments {
+    /// Its node.
+    pub node: NodeId,
+    /// Its shard.
+    pub shard: ShardId,
+    /// The record.
+    pub journal: Arc<dyn Journal>,
+    /// Large specifications.
+    pub objects: Arc<dyn ObjectStore>,
+    /// Public events.
+    pub events: Arc<dyn EventStream>,
+    /// For commands to nodes.
+    pub bus: Arc<dyn MessageBus>,
+    /// What the node remembers of the journal.
+    pub memory: Arc<dyn TailMemory>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// How others reach this Manager; it attaches itself when it starts.
+    pub handle: ManagerHandle,
+    /// When silence means death.
+    pub periods: Periods,
+}
+
+/// What a Manager hears.
+pub enum ManagerMessage {
+    /// The seat has been rebuilt, or could not be.
+    Booted(Box<Result<Booted, BootError>>),
+    /// Take an input in; the answer comes after its commit.
+    Take(Box<Input>, oneshot::Sender<Answer>),
+    /// Look at the state, once it is exactly what the journal holds.
+    Read(Read),
+    /// A node's heartbeat.
+    Heartbeat(Heartbeat),
+    /// What came of the append under way.
+    Appended(Appended),
+    /// The journal's last record.
+    LastRead(Result<Option<(u64, Bytes)>, StoreError>),
+    /// Time passes.
+    Tick,
+}
+
+impl std::fmt::Debug for ManagerMessage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Booted(_) => "Booted",
+            Self::Take(..) => "Take",
+            Self::Read(_) => "Read",
+            Self::Heartbeat(_) => "Heartbeat",
+            Self::Appended(_) => "Appended",
+            Self::LastRead(_) => "LastRead",
+            Self::Tick => "Tick",
+        })
+    }
+}
+
+/// How often time is looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How often silence is judged and nodes are reminded.
+const ROUND: Duration = Duration::from_secs(1);
+/// A pause of the Manager itself after which nobody's silence counts.
+const PAUSE: Duration = Duration::from_secs(2);
+/// An assignment that a node should have confirmed by its start after this time is sent again.
+const REMIND_AFTER_MS: u64 = 1000;
+
+/// A Manager at work, or on the way to it.
+pub struct ManagerState {
+    arguments: ManagerArguments,
+    seat: Option<Seat>,
+    liveness: Liveness,
+    time: Time,
+    replies: BTreeMap<Ticket, oneshot::Sender<Answer>>,
+    next_ticket: Ticket,
+    reads: Vec<Read>,
+    couriers: Couriers,
+    publisher: Publisher,
+    last_tick: Instant,
+    last_round: Instant,
+    tick_waits: bool,
+    boot: Option<AbortOnDropHandle<()>>,
+    append: Option<AbortOnDropHandle<()>>,
+    _ticker: AbortOnDropHandle<()>,
+}
+
+/// The journal's time: it goes on from the last record and never back, whatever the wall clock does meanwhile.
+struct Time {
+    base: Timestamp,
+    since: Instant,
+}
+
+impl Time {
+    fn now(&self) -> Timestamp {
+        self.base.after_ms(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+impl Actor for Manager {
+    type Msg = ManagerMessage;
+    type State = ManagerState;
+    type Arguments = ManagerArguments;
+
+    async fn pre_start(&self, myself: ActorRef<Self::Msg>, arguments: Self::Arguments) -> Result<Self::State, ActorProcessingErr> {
+        arguments.handle.attach(myself.clone());
+        let ticker = myself.clone();
+        let ticker = tokio::spawn(async move {
+            let mut interval = tokio::time::interval(TICK);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+            loop {
+                interval.tick().await;
+                if ticker.cast(ManagerMessage::Tick).is_err() {
+                    return;
+                }
+            }
+        });
+        let boot = tokio::spawn(boot::run(arguments.clone(), myself.clone()));
+        let now = Instant::now();
+        Ok(ManagerState {
+            time: Time { base: arguments.clock.now(), since: now },
+            couriers: Couriers::new(arguments.bus.clone()),
+            publisher: Publisher::start(arguments.shard, arguments.events.clone()),
+            arguments,
+            seat: None,
+            liveness: Liveness::default(),
+            replies: BTreeMap::new(),
+            next_ticket: 1,
+            reads: Vec::new(),
+            last_tick: now,
+            last_round: now,
+            tick_waits: false,
+            boot: Some(AbortOnDropHandle::new(boot)),
+            append: None,
+            _ticker: AbortOnDropHandle::new(ticker),
+        })
+    }
+
+    async fn handle(&self, myself: ActorRef<Self::Msg>, message: Self::Msg, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+        match message {
+            ManagerMessage::Booted(booted) => state.booted(*booted)?,
+            ManagerMessage::Take(input, reply) => state.take(*input, Some(reply)),
+            ManagerMessage::Read(read) => state.reads.push(read),
+            ManagerMessage::Heartbeat(heartbeat) => state.liveness.heard(state.time.now(), &heartbeat),
+            ManagerMessage::Appended(result) => state.appended(&myself, result)?,
+            ManagerMessage::LastRead(result) => state.last_read(&myself, result)?,
+            ManagerMessage::Tick => state.tick(&myself)?,
+        }
+        state.pump(&myself)?;
+        state.answer_reads();
+        Ok(())
+    }
+
+    async fn post_stop(&self, _myself: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+        state.arguments.handle.lost();
+        Ok(())
+    }
+}
+
+impl ManagerState {
+    fn booted(&mut self, booted: Result<Booted, BootError>) -> Result<(), ActorProcessingErr> {
+        self.boot = None;
+        let Booted { mut seat, events } = booted?;
+        let last = seat.state().now;
+        self.time = Time { base: last.max(self.arguments.clock.now()), since: Instant::now() };
+        self.publisher.publish(events);
+        seat.lead();
+        self.seat = Some(seat);
+        Ok(())
+    }
+
+    fn take(&mut self, input: Input, reply: Option<oneshot::Sender<Answer>>) {
+        let Some(seat) = &mut self.seat else {
+            reply.into_iter().for_each(|reply| drop(reply.send(Answer::NotLeading)));
+            return;
+        };
+        if let Input::Attempt(report) = &input
+            && matches!(report.what, AttemptNews::Started { .. } | AttemptNews::Progress { .. })
+        {
+            self.liveness.progressed(self.time.now(), &report.attempt);
+        }
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        match (seat.take(ticket, input), reply) {
+            (None, Some(reply)) => drop(self.replies.insert(ticket, reply)),
+            (Some(Action::Answer { answer, .. }), Some(reply)) => drop(reply.send(answer)),
+            (None | Some(_), _) => {}
+        }
+    }
+
+    fn pump(&mut self, myself: &ActorRef<ManagerMessage>) -> Result<(), ActorProcessingErr> {
+        let Some(seat) = &mut self.seat else { return Ok(()) };
+        let commit_id = uuid::Uuid::now_v7().simple().to_string();
+        let actions = seat.pump(self.time.now(), &commit_id);
+        self.perform(myself, actions)
+    }
+
+    fn appended(&mut self, myself: &ActorRef<ManagerMessage>, result: Appended) -> Result<(), ActorProcessingErr> {
+        let Some(seat) = &mut self.seat else { return Ok(()) };
+        let actions = seat.appended(result);
+        if matches!(result, Appended::Acknowledged(_)) {
+            let index = seat.state().index.0;
+            self.arguments.memory.remember(self.arguments.shard, index, seat.tail().1);
+            metrics::counter!("amphi_commits_total").increment(1);
+        }
+        self.perform(myself, actions)
+    }
+
+    fn last_read(&mut self, myself: &ActorRef<ManagerMessage>, read: Result<Option<(u64, Bytes)>, StoreError>) -> Result<(), ActorProcessingErr> {
+        let Some(seat) = &mut self.seat else { return Ok(()) };
+        let actions = match read {
+            Ok(last) => seat.last_read(last.as_ref().map(|(sequence, bytes)| (*sequence, &**bytes))),
+            // Still in doubt: ask again.
+            Err(_) => vec![Action::ReadLast],
+        };
+        self.perform(myself, actions)
+    }
+
+    fn tick(&mut self, myself: &ActorRef<ManagerMessage>) -> Result<(), ActorProcessingErr> {
+        let now = self.time.now();
+        let paused = self.last_tick.elapsed() > PAUSE;
+        self.last_tick = Instant::now();
+        if paused || !self.arguments.bus.is_connected() {
+            self.liveness.grace(now);
+        }
+        let Some(seat) = &mut self.seat else { return Ok(()) };
+        if !seat.is_leading() {
+            return Ok(());
+        }
+        if seat.state().next_deadline().is_some_and(|deadline| deadline <= now) && !self.tick_waits {
+            self.tick_waits = true;
+            let _queued = seat.take(0, Input::Tick);
+        }
+        if self.last_round.elapsed() < ROUND || !seat.is_settled() {
+            return Ok(());
+        }
+        self.last_round = Instant::now();
+        for input in self.liveness.due(now, seat.state(), self.arguments.periods) {
+            let _queued = seat.take(0, input);
+        }
+        let reminders = seat.reminders(Timestamp(now.0.saturating_sub(REMIND_AFTER_MS)));
+        self.perform(myself, reminders)
+    }
+
+    fn perform(&mut self, myself: &ActorRef<ManagerMessage>, actions: Vec<Action>) -> Result<(), ActorProcessingErr> {
+        for action in actions {
+            match action {
+                Action::Append { expected, bytes } => self.append(myself, expected, bytes.into()),
+                Action::ReadLast => self.read_last(myself),
+                Action::Answer { ticket: 0, .. } => self.tick_waits = false,
+                Action::Answer { ticket, answer } => {
+                    if let Some(reply) = self.replies.remove(&ticket) {
+                        // The asker may have gone; its input stands all the same.
+                        let _gone = reply.send(answer);
+                    }
+                }
+                Action::Order { node, incarnation, order } => {
+                    let epoch = self.epoch();
+                    self.couriers.send(epoch, (node, incarnation), order);
+                }
+                Action::Publish(events) => self.publisher.publish(events),
+                Action::Leads(epoch) => {
+                    let now = self.time.now();
+                    self.liveness.grace(now);
+                    tracing::info!(shard = %self.arguments.shard, epoch = epoch.0, "this node leads");
+                    self.arguments.handle.leads(epoch);
+                }
+                Action::StepDown(reason) => {
+                    self.arguments.handle.lost();
+                    return Err(format!("the Manager of shard {} was deposed: {reason}", self.arguments.shard).into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.seat.as_ref().map(|seat| seat.state().epoch).unwrap_or_default()
+    }
+
+    fn append(&mut self, myself: &ActorRef<ManagerMessage>, expected: u64, bytes: Bytes) {
+        let (journal, myself) = (self.arguments.journal.clone(), myself.clone());
+        let task = tokio::spawn(async move {
+            let result = loop {
+                match journal.append(expected, bytes.clone()).await {
+                    Ok(sequence) => break Appended::Acknowledged(sequence),
+                    Err(AppendError::Conflict) => break Appended::Conflict,
+                    Err(AppendError::Busy) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    Err(AppendError::Unknown(error)) => {
+                        tracing::warn!(error = %error, "whether a commit was stored is unknown; publishing the same bytes again");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        break Appended::Unknown;
+                    }
+                }
+            };
+            // If the Manager is gone, the journal decides at the next boot.
+            let _gone = myself.cast(ManagerMessage::Appended(result));
+        });
+        self.append = Some(AbortOnDropHandle::new(task));
+    }
+
+    fn read_last(&mut self, myself: &ActorRef<ManagerMessage>) {
+        let (journal, myself) = (self.arguments.journal.clone(), myself.clone());
+        let task = tokio::spawn(async move {
+            let last = journal.last().await;
+            if last.is_err() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let _gone = myself.cast(ManagerMessage::LastRead(last));
+        });
+        self.append = Some(AbortOnDropHandle::new(task));
+    }
+
+    /// Reads see committed state only; while a commit is under way they wait for it.
+    fn answer_reads(&mut self) {
+        let Some(seat) = self.seat.as_ref().filter(|seat| seat.is_leading() && seat.is_settled()) else {
+            if self.seat.as_ref().is_none_or(|seat| !seat.is_leading()) {
+                // Dropping a read tells its asker that nobody leads here.
+                self.reads.clear();
+            }
+            return;
+        };
+        let (now, state) = (self.time.now(), seat.state());
+        let lease_left = |attempt: &_| self.liveness.lease_left_ms(now, state, attempt);
+        let (tail, _) = seat.tail();
+        for read in self.reads.drain(..) {
+            read(&Snapshot { state, now, sequence: tail, lease_left: &lease_left });
+        }
+    }
+}
