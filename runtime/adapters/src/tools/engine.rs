@@ -1,0 +1,140 @@
+//! The engine of `tool`, and the one that finds the engine for a job.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use amphi_ports::{Engine, JobNews, JobOrder};
+use amphi_protocol::document::{Work, Workspace};
+use amphi_protocol::journal::{AttemptEnd, Outcome};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Arguments, Context, ToolError, find};
+use crate::process::{Secrets, attempt_name, failed, fill, fill_text, no_value, settle_outputs, work_folder};
+
+/// Runs tools inside this process.
+pub struct ToolEngine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    data_dir: PathBuf,
+    secrets: Secrets,
+    /// By reference text: `secrets.X`.
+    secret_values: BTreeMap<String, String>,
+}
+
+impl ToolEngine {
+    /// An engine whose private folders are made under `data_dir`, the same as the process engine's. Nothing is touched before a job.
+    pub fn new(data_dir: PathBuf, secrets: &BTreeMap<String, String>) -> Self {
+        let secret_values = secrets.iter().map(|(name, value)| (format!("secrets.{name}"), value.clone())).collect();
+        Self { shared: Arc::new(Shared { data_dir, secrets: Secrets::new(secrets), secret_values }) }
+    }
+}
+
+impl Engine for ToolEngine {
+    fn run(&self, job: JobOrder, news: mpsc::UnboundedSender<JobNews>, cancel: CancellationToken) -> BoxFuture<'static, AttemptEnd> {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            let _ = news.send(JobNews::Started { pid: None });
+            let end = tokio::select! {
+                biased;
+                () = cancel.cancelled() => failed(Outcome::Cancelled, "ended on request"),
+                end = run(&shared, &job, news) => end,
+            };
+            shared.secrets.clean(end)
+        }
+        .boxed()
+    }
+}
+
+async fn run(shared: &Shared, order: &JobOrder, news: mpsc::UnboundedSender<JobNews>) -> AttemptEnd {
+    let Work::Tool { tool: name, with } = &order.job.work else {
+        return failed(Outcome::Exit, "this engine runs tools only");
+    };
+    let Some(tool) = find(name) else { return failed(Outcome::Exit, format!("there is no tool `{name}`")) };
+    let mut values = order.job.values.clone();
+    values.extend(shared.secret_values.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let with = match fill(with, &values) {
+        Ok(with) => with,
+        Err(reference) => return failed(Outcome::Exit, no_value(&reference)),
+    };
+    let arguments = match Arguments::check(tool.parameters(), &with, false) {
+        Ok(arguments) => arguments,
+        Err(error) => return failed(Outcome::Exit, format!("{name}: {error}")),
+    };
+    let place = match Place::make(shared, order, &values) {
+        Ok(place) => place,
+        Err(ToolError { outcome, text }) => return failed(outcome, text),
+    };
+    let context = Context { workspace: place.work.clone(), news };
+    let answer = tool.run(&context, arguments).await;
+    drop(place);
+    match answer {
+        Ok(raw) => match settle_outputs(&order.job.outputs, raw) {
+            Ok(outputs) => AttemptEnd { outcome: Outcome::Succeeded, exit_code: None, error: None, outputs, artifacts: Vec::new() },
+            Err(error) => failed(Outcome::Output, error),
+        },
+        Err(ToolError { outcome, text }) => failed(outcome, text),
+    }
+}
+
+/// Where a tool may write. A private folder goes away with it.
+struct Place {
+    work: PathBuf,
+    private: Option<PathBuf>,
+}
+
+impl Place {
+    fn make(shared: &Shared, order: &JobOrder, values: &BTreeMap<String, String>) -> Result<Self, ToolError> {
+        let workdir = order.job.workdir.as_deref().map(|text| fill_text(text, values)).transpose();
+        let workdir = workdir.map_err(|reference| ToolError::failed(no_value(&reference)))?;
+        let (workspace, private) = match &order.job.workspace {
+            Workspace::Path(path) => (Path::new(path).to_owned(), None),
+            Workspace::None => {
+                let folder = shared.data_dir.join("attempts").join(attempt_name(&order.attempt));
+                std::fs::create_dir_all(&folder)?;
+                (folder.clone(), Some(folder))
+            }
+        };
+        let mut place = Self { work: workspace, private };
+        place.work =
+            work_folder(&place.work, workdir.as_deref(), place.private.is_some()).map_err(|error| ToolError::failed(error.to_string()))?;
+        Ok(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.private
+            && let Err(error) = std::fs::remove_dir_all(folder)
+        {
+            tracing::warn!(folder = %folder.display(), %error, "the folder of an ended attempt stays until the next start");
+        }
+    }
+}
+
+/// One engine for all kinds of work.
+pub struct Engines {
+    processes: Arc<dyn Engine>,
+    tools: Arc<dyn Engine>,
+}
+
+impl Engines {
+    /// `run` goes to `processes`, `tool` to `tools`.
+    pub fn new(processes: Arc<dyn Engine>, tools: Arc<dyn Engine>) -> Self {
+        Self { processes, tools }
+    }
+}
+
+impl Engine for Engines {
+    fn run(&self, job: JobOrder, news: mpsc::UnboundedSender<JobNews>, cancel: CancellationToken) -> BoxFuture<'static, AttemptEnd> {
+        match &job.job.work {
+            Work::Run(_) => self.processes.run(job, news, cancel),
+            Work::Tool { .. } => self.tools.run(job, news, cancel),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Built-in tools: small, deterministic work that needs no process.
+//!
+//! A tool is one file that implements [`Tool`] and one line in [`REGISTRY`]. The fault tools `panic` and `hang` are run by the agent
+//! actor, because breaking it is what they are for; here only their names are known.
+
+mod arguments;
+mod engine;
+mod fail;
+mod file_write;
+mod http_check;
+mod noop;
+mod sleep;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use amphi_ports::JobNews;
+use amphi_protocol::journal::Outcome;
+use futures::future::BoxFuture;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+pub use engine::{Engines, ToolEngine};
+
+use arguments::{Arguments, Parameter};
+
+/// All tools.
+const REGISTRY: &[&dyn Tool] = &[&fail::Fail, &file_write::FileWrite, &http_check::HttpCheck, &noop::Noop, &sleep::Sleep];
+
+/// Tools that exist only with `AMPHI_FAULTS=1`; they take no arguments.
+const FAULT_TOOLS: [&str; 2] = ["hang", "panic"];
+
+/// One tool.
+trait Tool: Send + Sync {
+    /// The name that users write.
+    fn name(&self) -> &'static str;
+
+    /// What it takes.
+    fn parameters(&self) -> &'static [Parameter];
+
+    /// Does it. The arguments are checked. A cancel drops the future, so nothing may be left half done at an await.
+    fn run<'a>(&'a self, context: &'a Context, arguments: Arguments) -> BoxFuture<'a, Result<BTreeMap<String, String>, ToolError>>;
+}
+
+/// What a running tool has.
+struct Context {
+    /// The folder that it may write to.
+    workspace: PathBuf,
+    news: mpsc::UnboundedSender<JobNews>,
+}
+
+impl Context {
+    /// Tells that the tool is not stuck.
+    fn is_active(&self) {
+        let _ = self.news.send(JobNews::Active);
+    }
+}
+
+/// Why a tool failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ToolError {
+    outcome: Outcome,
+    text: String,
+}
+
+impl ToolError {
+    /// It did not work out.
+    fn failed(text: impl Into<String>) -> Self {
+        Self { outcome: Outcome::Exit, text: text.into() }
+    }
+}
+
+impl From<std::io::Error> for ToolError {
+    fn from(error: std::io::Error) -> Self {
+        let is_shortage = error.raw_os_error().is_some_and(crate::process::is_shortage);
+        let outcome = if is_shortage { Outcome::Resource } else { Outcome::Exit };
+        Self { outcome, text: error.to_string() }
+    }
+}
+
+/// The names of all tools, with those that break things where `faults` is set.
+pub fn tool_names(faults: bool) -> BTreeSet<String> {
+    let fault_tools = FAULT_TOOLS.iter().filter(|_| faults);
+    REGISTRY.iter().map(|tool| tool.name()).chain(fault_tools.copied()).map(str::to_owned).collect()
+}
+
+/// Checks the arguments of a tool as users write them: names, and types of what is no reference. The error is for people.
+pub fn check_arguments(tool: &str, with: &Value) -> Result<(), String> {
+    if FAULT_TOOLS.contains(&tool) {
+        return Ok(());
+    }
+    let Some(tool) = find(tool) else { return Err(format!("there is no tool `{tool}`")) };
+    Arguments::check(tool.parameters(), with, true).map(drop).map_err(|error| format!("{}: {error}", tool.name()))
+}
+
+fn find(name: &str) -> Option<&'static dyn Tool> {
+    REGISTRY.iter().copied().find(|tool| tool.name() == name)
+}
