@@ -1,0 +1,36 @@
+# The few commands that everybody needs; `make` alone lists them. What they do stands in scripts/.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test mutants simulate faults clean
+
+# How many seeds `make simulate` tries, from which on, and how many kills `make faults` does.
+SEEDS ?= 100000
+FROM ?= 0
+RUNS ?= 50
+
+help: ## Lists the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
+
+setup: ## Checks prerequisites, fetches nats-server and the Python client for the tests into .tools
+	@scripts/setup.sh
+
+demo: setup ## Builds, and runs a real epic with a kill -9 in the middle to a verified end
+	@scripts/demo.sh
+
+test: setup ## Format, lints, all tests, simulation, end to end, a part of the fault runs; ends with `N passed, N failed`
+	@scripts/test.sh
+
+mutants: ## Takes one safeguard out at a time; the simulation has to notice each
+	cargo run --release -p amphi-tests --features mutants --bin simulate -- --mutants
+
+simulate: ## The seeded simulation: SEEDS=100000 FROM=0
+	cargo run --release -p amphi-tests --bin simulate -- --seeds $(SEEDS) --from $(FROM)
+
+faults: setup ## kill -9 of node, `up` and nats-server at random instants: RUNS=50
+	cargo build --locked --bins
+	AMPHI_BIN="$$(scripts/target-dir.sh)/debug/amphi" .tools/venv/bin/python tests/faults/kill_proof.py --runs $(RUNS)
+
+clean: ## Removes what was built and fetched
+	cargo clean
+	rm -rf .tools
