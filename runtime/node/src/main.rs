@@ -1,2 +1,50 @@
-//! The `amphi` binary.
-fn main() {}
+//! The `amphi` binary: one program for the command line, the nodes and the guards of their tasks.
+//!
+//! This file only tells these apart and starts the runtime. A guard runs before any thread exists, because it must stay small and
+//! alone; everything else is a command of [`cli`].
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+/// Threads of the runtime, at least: a blocking call in one must not stop the others.
+const WORKERS_MIN: usize = 4;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "guard") {
+        amphi_adapters::process::guard_main(arguments);
+    }
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let json = std::env::args_os().take_while(|argument| argument != "--").any(|argument| argument == "--json");
+            return ExitCode::from(cli::report_usage(&error, json));
+        }
+    };
+    start_log(cli.command.log_level());
+    // Fails only if one is installed already, and there is no other.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let workers = std::thread::available_parallelism().map_or(WORKERS_MIN, |cores| cores.get().max(WORKERS_MIN));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            cli::talk(&format!("error[internal]: the runtime cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(cli::execute(cli));
+    // A reader of standard input may still be blocked; nothing is left that must be waited for.
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+/// Logs go to standard error. `AMPHI_LOG` takes the usual directives, for instance `debug` or `amphi=trace,async_nats=info`.
+fn start_log(level: &str) {
+    let filter = EnvFilter::builder().with_env_var("AMPHI_LOG").with_default_directive(level.parse().expect("a level is a directive"));
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter.from_env_lossy()).with_writer(std::io::stderr).with_ansi(colour).init();
+}

@@ -1,0 +1,104 @@
+//! `amphi agent …`: agents, and a fresh start for one of them.
+
+use amphi_protocol::ids::AgentId;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::Global;
+use super::arguments::{ListBounds, cut_note};
+use super::client::Client;
+use super::failure::{Failure, exit};
+use super::screen::{Cell, Screen, Style, facts, items, state_cell, state_mark, table, talk, text_of};
+
+/// `amphi agent …`.
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// All agents
+    Ls(LsArgs),
+    /// One agent
+    Show(AgentArgs),
+    /// Replace an agent, also one in quarantine; what it ran is tried again as its task says
+    Restart(AgentArgs),
+}
+
+/// `agent ls`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    #[command(flatten)]
+    bounds: ListBounds,
+}
+
+/// The agent.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// The agent, for instance node-1-BuildMaster-2
+    #[arg(value_name = "AGENT")]
+    agent: AgentId,
+}
+
+/// Runs an `agent` command.
+pub async fn agent(global: &Global, screen: Screen, command: AgentCommand) -> Result<u8, Failure> {
+    let client = Client::connect(global).await?;
+    match command {
+        AgentCommand::Ls(args) => {
+            let reply = client.list("agent.list", "agents", json!({}), args.bounds.limit()).await?;
+            screen.show(&reply, agents_table)?;
+            if let Some(note) = cut_note(&reply, items(&reply, "agents").len()) {
+                talk(&note);
+            }
+        }
+        AgentCommand::Show(args) => {
+            let reply = client.call("agent.get", &json!({ "agent": args.agent })).await?;
+            screen.show(&reply, agent_text)?;
+        }
+        AgentCommand::Restart(args) => {
+            let reply = client.call("agent.restart", &json!({ "agent": args.agent })).await?;
+            screen.show(&reply, |_, _| format!("{} is being restarted\n", args.agent))?;
+        }
+    }
+    Ok(exit::OK)
+}
+
+fn skills(agent: &Value) -> String {
+    items(agent, "skills").iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")
+}
+
+fn work(agent: &Value) -> String {
+    if agent["task"].is_null() { "-".to_owned() } else { format!("{}/{}", text_of(agent, "epic"), text_of(agent, "task")) }
+}
+
+fn agents_table(reply: &Value, style: Style) -> String {
+    let rows: Vec<Vec<Cell>> = items(reply, "agents")
+        .iter()
+        .map(|agent| {
+            vec![
+                Cell::new(text_of(agent, "agent")),
+                Cell::new(text_of(agent, "role")),
+                state_cell(&text_of(agent, "state")),
+                Cell::new(work(agent)),
+                Cell::new(text_of(agent, "restarts")),
+                Cell::new(text_of(agent, "node")),
+                Cell::new(skills(agent)),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        "no agents\n".to_owned()
+    } else {
+        table(&["AGENT", "ROLE", "STATE", "WORK", "RESTARTS", "NODE", "SKILLS"], &rows, style)
+    }
+}
+
+fn agent_text(agent: &Value, style: Style) -> String {
+    let state = text_of(agent, "state");
+    let (glyph, paint) = state_mark(&state);
+    let pairs = [
+        ("agent", text_of(agent, "agent")),
+        ("role", text_of(agent, "role")),
+        ("skills", skills(agent)),
+        ("node", text_of(agent, "node")),
+        ("work", work(agent)),
+        ("restarts", text_of(agent, "restarts")),
+    ];
+    format!("{}\n{}", style.paint(paint, &format!("{glyph} {state}")), facts(&pairs, style))
+}

@@ -1,0 +1,265 @@
+//! `amphi epic …`: check a file, look at epics, cancel them.
+
+use std::path::PathBuf;
+
+use amphi_protocol::api::ErrorCode;
+use amphi_protocol::ids::EpicId;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::arguments::{DurationArg, ListBounds, cut_note};
+use super::client::Client;
+use super::event_line::{Detail, event_line};
+use super::failure::{Failure, exit};
+use super::follow::{EVENTS_PAGE, FollowOptions, follow};
+use super::screen::{Cell, Paint, Screen, Style, facts, items, state_cell, state_mark, table, talk, text_of};
+use super::{Global, epic_file, journal_file, plan, task, verdict};
+
+/// `amphi epic …`.
+#[derive(Debug, Subcommand)]
+pub enum EpicCommand {
+    /// Check an epic file, offline; all problems at once
+    Validate(epic_file::FileArgs),
+    /// Show what an epic file expands to, offline
+    Plan(epic_file::FileArgs),
+    /// List epics
+    Ls(LsArgs),
+    /// One epic with its tasks
+    Show(IdArgs),
+    /// Follow an epic to its end
+    Watch(WatchArgs),
+    /// The whole history of an epic, from the journal
+    Events(IdArgs),
+    /// Judge the history of an epic by the laws
+    Verify(VerifyArgs),
+    /// The journal of an epic as NDJSON, for `verify --journal`
+    Export(ExportArgs),
+    /// Cancel an epic; its processes end
+    Cancel(IdArgs),
+}
+
+/// The epic.
+#[derive(Debug, Args)]
+pub struct IdArgs {
+    /// The epic's id, as `run` and `epic ls` show it
+    #[arg(value_name = "EPIC")]
+    id: EpicId,
+}
+
+/// `epic ls`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    #[command(flatten)]
+    bounds: ListBounds,
+}
+
+/// `epic watch`.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    #[command(flatten)]
+    id: IdArgs,
+    /// Stop following then; the epic runs on (exit 7)
+    #[arg(long, value_name = "D")]
+    timeout: Option<DurationArg>,
+}
+
+/// `epic verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The epic's id; with --journal it may be left out to judge the whole file
+    #[arg(value_name = "EPIC", required_unless_present = "journal")]
+    id: Option<EpicId>,
+    /// Judge an exported journal, offline (`-` is standard input)
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+}
+
+/// `epic export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    id: IdArgs,
+    /// Write to a file instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Runs an `epic` command.
+pub async fn epic(global: &Global, screen: Screen, command: EpicCommand) -> Result<u8, Failure> {
+    match command {
+        EpicCommand::Validate(args) => epic_file::validate(screen, &args),
+        EpicCommand::Plan(args) => plan::plan(screen, &args),
+        EpicCommand::Ls(args) => ls(global, screen, args).await,
+        EpicCommand::Show(args) => show(global, screen, &args.id).await,
+        EpicCommand::Watch(args) => watch(global, screen, args).await,
+        EpicCommand::Events(args) => events(global, screen, &args.id).await,
+        EpicCommand::Verify(args) => verify(global, screen, args).await,
+        EpicCommand::Export(args) => {
+            journal_file::export(&Client::connect(global).await?, screen, &args.id.id, args.output.as_deref()).await
+        }
+        EpicCommand::Cancel(args) => cancel(global, screen, &args.id).await,
+    }
+}
+
+/// Asks about one epic; an unknown one is answered with the nearest that exists.
+pub async fn ask_epic(client: &Client, endpoint: &str, body: &Value) -> Result<Value, Failure> {
+    match client.call(endpoint, body).await {
+        Err(failure) if failure.code() == Some(ErrorCode::EpicNotFound) => {
+            let wanted = body["epic"].as_str().unwrap_or_default();
+            Err(match nearest_epic(client, wanted).await {
+                Some(near) => failure.hint(format!("did you mean `{near}`? `amphi epic ls` lists all")),
+                None => failure.hint("`amphi epic ls` lists all"),
+            })
+        }
+        other => other,
+    }
+}
+
+async fn nearest_epic(client: &Client, wanted: &str) -> Option<String> {
+    let reply = client.call("epic.list", &json!({ "limit": 500 })).await.ok()?;
+    let ids: Vec<&str> = items(&reply, "epics").iter().filter_map(|epic| epic["epic"].as_str()).collect();
+    nearest(&ids, wanted)
+}
+
+/// The id that begins with `wanted`, or the most similar one if it is similar at all.
+fn nearest(ids: &[&str], wanted: &str) -> Option<String> {
+    if let Some(id) = ids.iter().find(|id| id.starts_with(wanted)) {
+        return Some((*id).to_owned());
+    }
+    let scored = ids.iter().map(|id| (strsim::jaro_winkler(id, wanted), *id));
+    scored.filter(|(score, _)| *score > 0.85).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, id)| id.to_owned())
+}
+
+async fn ls(global: &Global, screen: Screen, args: LsArgs) -> Result<u8, Failure> {
+    let client = Client::connect(global).await?;
+    let reply = client.list("epic.list", "epics", json!({}), args.bounds.limit()).await?;
+    screen.show(&reply, epics_table)?;
+    if let Some(note) = cut_note(&reply, items(&reply, "epics").len()) {
+        talk(&note);
+    }
+    Ok(exit::OK)
+}
+
+fn epics_table(reply: &Value, style: Style) -> String {
+    let rows: Vec<Vec<Cell>> = items(reply, "epics")
+        .iter()
+        .map(|epic| {
+            vec![
+                Cell::new(text_of(epic, "epic")),
+                state_cell(&text_of(epic, "state")),
+                Cell::new(text_of(epic, "project")),
+                Cell::new(text_of(epic, "priority")),
+                Cell::new(text_of(epic, "submitted_at")),
+                Cell::new(text_of(epic, "ended_at")),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        "no epics\n".to_owned()
+    } else {
+        table(&["EPIC", "STATE", "PROJECT", "PRIORITY", "SUBMITTED", "ENDED"], &rows, style)
+    }
+}
+
+async fn show(global: &Global, screen: Screen, id: &EpicId) -> Result<u8, Failure> {
+    let client = Client::connect(global).await?;
+    let reply = ask_epic(&client, "epic.get", &json!({ "epic": id })).await?;
+    screen.show(&reply, epic_text)?;
+    Ok(exit::OK)
+}
+
+fn epic_text(epic: &Value, style: Style) -> String {
+    let state = text_of(epic, "state");
+    let (glyph, paint) = state_mark(&state);
+    let inputs = epic["inputs"].as_object().filter(|inputs| !inputs.is_empty()).map_or("-".to_owned(), |_| epic["inputs"].to_string());
+    let mut out = facts(
+        &[
+            ("epic", text_of(epic, "epic")),
+            ("name", text_of(epic, "name")),
+            ("project", text_of(epic, "project")),
+            ("priority", text_of(epic, "priority")),
+            ("inputs", inputs),
+            ("submitted", format!("{} by {}", text_of(epic, "submitted_at"), text_of(epic, "submitted_by"))),
+            ("ended", text_of(epic, "ended_at")),
+        ],
+        style,
+    );
+    out.insert_str(0, &format!("{}\n", style.paint(paint, &format!("{glyph} {state}"))));
+    out.push('\n');
+    out.push_str(&task::tasks_table(items(epic, "tasks"), false, style));
+    if state == "waiting" {
+        out.push_str(&format!("\n{} a person is needed: amphi incident ls\n", style.paint(Paint::Warn, "☝")));
+    }
+    out
+}
+
+async fn watch(global: &Global, screen: Screen, args: WatchArgs) -> Result<u8, Failure> {
+    let client = Client::connect(global).await?;
+    ask_epic(&client, "epic.get", &json!({ "epic": args.id.id })).await?;
+    let deadline = args.timeout.map(|timeout| Instant::now() + timeout.0);
+    follow(&client, screen, &args.id.id, FollowOptions { deadline, stop_when_waiting: false, has_history: true }).await
+}
+
+async fn events(global: &Global, screen: Screen, id: &EpicId) -> Result<u8, Failure> {
+    let client = Client::connect(global).await?;
+    let mut after = 0;
+    loop {
+        let body = json!({ "epic": id, "after": after, "limit": EVENTS_PAGE });
+        let reply = ask_epic(&client, "epic.events", &body).await?;
+        let mut page = String::new();
+        for event in items(&reply, "events") {
+            let line = if screen.json { Some(event.to_string()) } else { event_line(event, Detail::All, screen.style) };
+            page.extend(line);
+            page.push('\n');
+        }
+        screen.write(&page)?;
+        match reply["next"].as_u64() {
+            Some(next) if next > after => after = next,
+            _ => return Ok(exit::OK),
+        }
+    }
+}
+
+async fn verify(global: &Global, screen: Screen, args: VerifyArgs) -> Result<u8, Failure> {
+    let verdict = match (&args.journal, &args.id) {
+        (Some(path), id) => journal_file::check(path, id.as_ref())?,
+        (None, Some(id)) => ask_epic(&Client::connect(global).await?, "epic.verify", &json!({ "epic": id })).await?,
+        (None, None) => return Err(Failure::usage("name an epic, or a file with --journal")),
+    };
+    screen.show(&verdict, verdict::verdict_text)?;
+    Ok(if verdict["ok"] == Value::Bool(true) { exit::OK } else { exit::FAILED })
+}
+
+async fn cancel(global: &Global, screen: Screen, id: &EpicId) -> Result<u8, Failure> {
+    let client = Client::connect(global).await?;
+    let reply = ask_epic(&client, "epic.cancel", &json!({ "epic": id })).await?;
+    screen.show(&reply, |_, _| format!("{id} is being cancelled; follow it: amphi epic watch {id}\n"))?;
+    Ok(exit::OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_epic_is_answered_with_the_nearest() {
+        let ids = ["deploy-v2-7k3f", "hotfix-19c2"];
+        assert_eq!(nearest(&ids, "deploy-v2-7k3").as_deref(), Some("deploy-v2-7k3f"));
+        assert_eq!(nearest(&ids, "hotfix-19c3").as_deref(), Some("hotfix-19c2"));
+        assert_eq!(nearest(&ids, "zzz"), None);
+    }
+
+    #[test]
+    fn an_epic_shows_its_state_and_its_tasks() {
+        let epic = json!({"epic": "e-1", "name": "e", "project": "default", "priority": 2, "state": "running", "inputs": {},
+            "submitted_by": "local", "submitted_at": "2026-11-20T23:41:07.113Z", "ended_at": null,
+            "tasks": [{"epic": "e-1", "task": "a", "kind": "run", "state": "running", "run": 1, "attempt": 1, "agent": "node-1-BuildMaster-1"}]});
+        let text = epic_text(&epic, Style::PLAIN);
+        assert_eq!(
+            text,
+            "▶ running\nepic       e-1\nname       e\nproject    default\npriority   2\nsubmitted  2026-11-20T23:41:07.113Z by local\n\n\
+             TASK  STATE      KIND  RUN.ATT  AGENT                 WHY\na     ▶ running  run   1.1      node-1-BuildMaster-1\n"
+        );
+    }
+}

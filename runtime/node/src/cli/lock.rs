@@ -1,0 +1,88 @@
+//! `amphi lock ls`: what is held, by whom, and who waits for it.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::Global;
+use super::arguments::{ListBounds, cut_note};
+use super::client::Client;
+use super::events::{now_ms, timestamp_ms};
+use super::failure::{Failure, exit};
+use super::screen::{Cell, Screen, Style, duration_text, items, table, talk, text_of};
+
+/// `amphi lock …`.
+#[derive(Debug, Subcommand)]
+pub enum LockCommand {
+    /// All resources that are held or waited for
+    Ls(LsArgs),
+}
+
+/// `lock ls`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    #[command(flatten)]
+    bounds: ListBounds,
+}
+
+/// Runs a `lock` command.
+pub async fn lock(global: &Global, screen: Screen, command: LockCommand) -> Result<u8, Failure> {
+    let LockCommand::Ls(args) = command;
+    let client = Client::connect(global).await?;
+    let reply = client.list("lock.list", "locks", json!({}), args.bounds.limit()).await?;
+    screen.show(&reply, |reply, style| locks_table(reply, now_ms(), style))?;
+    if let Some(note) = cut_note(&reply, items(&reply, "locks").len()) {
+        talk(&note);
+    }
+    Ok(exit::OK)
+}
+
+fn locks_table(reply: &Value, now_ms: u64, style: Style) -> String {
+    let mut rows: Vec<Vec<Cell>> = Vec::new();
+    for lock in items(reply, "locks") {
+        let holders = items(lock, "holders");
+        let queue: Vec<String> = items(lock, "queue").iter().map(|waiter| waiter_text(waiter, now_ms)).collect();
+        let queue = if queue.is_empty() { "-".to_owned() } else { format!("{}: {}", queue.len(), queue.join(", ")) };
+        // Further readers of the same resource stand on their own lines, under the first.
+        for position in 0..holders.len().max(1) {
+            let first = position == 0;
+            let holder = holders.get(position);
+            let lease = holder.and_then(|holder| holder["lease_left_ms"].as_u64());
+            rows.push(vec![
+                Cell::new(if first { text_of(lock, "resource") } else { String::new() }),
+                Cell::new(if first { text_of(lock, "mode") } else { String::new() }),
+                Cell::new(holder.map_or("-".to_owned(), |h| format!("{}/{}", text_of(h, "epic"), text_of(h, "task")))),
+                Cell::new(holder.map_or("-".to_owned(), |h| text_of(h, "token"))),
+                Cell::new(lease.map_or("-".to_owned(), duration_text)),
+                Cell::new(if first { queue.clone() } else { String::new() }),
+            ]);
+        }
+    }
+    if rows.is_empty() { "no locks\n".to_owned() } else { table(&["RESOURCE", "MODE", "HOLDER", "TOKEN", "LEASE", "QUEUE"], &rows, style) }
+}
+
+fn waiter_text(waiter: &Value, now_ms: u64) -> String {
+    let since = match &waiter["since"] {
+        Value::String(text) => timestamp_ms(text),
+        other => other.as_u64(),
+    };
+    let waits = since.map_or(String::new(), |since| format!(", waits {}", duration_text(now_ms.saturating_sub(since))));
+    format!("{}/{} ({}{waits})", text_of(waiter, "epic"), text_of(waiter, "task"), text_of(waiter, "mode"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders_and_waiters_are_named() {
+        let reply = json!({"locks": [{"resource": "env/production", "mode": "read",
+            "holders": [{"epic": "e-1", "task": "a", "attempt": 1, "token": 18, "lease_left_ms": 252_000},
+                        {"epic": "e-1", "task": "b", "attempt": 1, "token": 19, "lease_left_ms": 1_000}],
+            "queue": [{"epic": "e-2", "task": "deploy", "mode": "write", "since": "1970-01-01T00:00:02.000Z"}]}]});
+        assert_eq!(
+            locks_table(&reply, 40_000, Style::PLAIN),
+            "RESOURCE        MODE  HOLDER  TOKEN  LEASE  QUEUE\n\
+             env/production  read  e-1/a   18     4m12s  1: e-2/deploy (write, waits 38s)\n                      e-1/b   19     1.0s\n"
+        );
+    }
+}

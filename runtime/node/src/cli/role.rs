@@ -1,0 +1,76 @@
+//! `amphi role …`: roles that agents can have.
+
+use amphi_protocol::api::ErrorCode;
+use amphi_protocol::ids::RoleName;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::Global;
+use super::client::Client;
+use super::failure::{Failure, exit};
+use super::screen::{Cell, Screen, Style, items, table, text_of};
+
+/// `amphi role …`.
+#[derive(Debug, Subcommand)]
+pub enum RoleCommand {
+    /// All roles
+    Ls,
+    /// One role
+    Show(RoleArgs),
+}
+
+/// The role.
+#[derive(Debug, Args)]
+pub struct RoleArgs {
+    /// The role, for instance BuildMaster
+    #[arg(value_name = "ROLE")]
+    role: RoleName,
+}
+
+/// Runs a `role` command.
+pub async fn role(global: &Global, screen: Screen, command: RoleCommand) -> Result<u8, Failure> {
+    let client = Client::connect(global).await?;
+    let reply = client.list("role.list", "roles", json!({}), None).await?;
+    match command {
+        RoleCommand::Ls => screen.show(&reply, roles_table)?,
+        RoleCommand::Show(args) => {
+            let role = items(&reply, "roles").iter().find(|role| name_of(role) == args.role.as_str());
+            let role = role.ok_or_else(|| unknown(&reply, &args.role))?;
+            screen.show(role, role_text)?;
+        }
+    }
+    Ok(exit::OK)
+}
+
+fn name_of(role: &Value) -> String {
+    let field = if role["role"].is_null() { "name" } else { "role" };
+    text_of(role, field)
+}
+
+fn unknown(reply: &Value, wanted: &RoleName) -> Failure {
+    let names: Vec<String> = items(reply, "roles").iter().map(name_of).collect();
+    let mut error = amphi_protocol::api::ApiError::new(ErrorCode::RoleUnknown, format!("there is no role `{wanted}`"));
+    error.hint = Some(format!("there are: {}", names.join(", ")));
+    Failure::from(error)
+}
+
+fn roles_table(reply: &Value, style: Style) -> String {
+    let list = |role: &Value, field: &str| items(role, field).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",");
+    let rows: Vec<Vec<Cell>> = items(reply, "roles")
+        .iter()
+        .map(|role| {
+            vec![
+                Cell::new(name_of(role)),
+                Cell::new(text_of(role, "engine")),
+                Cell::new(text_of(role, "replicas")),
+                Cell::new(list(role, "skills")),
+            ]
+        })
+        .collect();
+    if rows.is_empty() { "no roles\n".to_owned() } else { table(&["ROLE", "ENGINE", "REPLICAS", "SKILLS"], &rows, style) }
+}
+
+fn role_text(role: &Value, style: Style) -> String {
+    let pairs: Vec<(&str, String)> = role.as_object().into_iter().flatten().map(|(key, _)| (key.as_str(), text_of(role, key))).collect();
+    super::screen::facts(&pairs, style)
+}

@@ -1,0 +1,174 @@
+//! `amphi tree`: who supervises whom, as each node publishes it. Idle workers of a pool are folded.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Global;
+use super::client::Client;
+use super::failure::{Failure, exit};
+use super::screen::{Paint, Screen, Style, duration_text, items, state_mark, talk, text_of, visible};
+
+/// `amphi tree`.
+#[derive(Debug, Args)]
+pub struct TreeArgs {
+    /// Show it again every second
+    #[arg(long, short)]
+    watch: bool,
+    /// Show idle workers one by one
+    #[arg(long)]
+    all: bool,
+}
+
+/// Idle workers beside each other from which on they are folded.
+const FOLD_FROM: usize = 2;
+
+/// Shows the trees of all nodes.
+pub async fn tree(global: &Global, screen: Screen, args: TreeArgs) -> Result<u8, Failure> {
+    let client = Client::connect(global).await?;
+    if !args.watch {
+        let reply = client.call("tree.get", &json!({})).await?;
+        screen.show(&reply, |reply, style| tree_text(reply, args.all, style))?;
+        return Ok(exit::OK);
+    }
+    tokio::select! {
+        result = watch(&client, screen, args.all) => result,
+        _ = tokio::signal::ctrl_c() => Ok(exit::INTERRUPTED),
+    }
+}
+
+async fn watch(client: &Client, screen: Screen, all: bool) -> Result<u8, Failure> {
+    let mut tick = interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        match client.call("tree.get", &json!({})).await {
+            Ok(reply) if screen.json => screen.json(&reply)?,
+            Ok(reply) => {
+                let clear = if screen.terminal { "\x1b[H\x1b[J" } else { "" };
+                screen.write(&format!("{clear}{}", tree_text(&reply, all, screen.style)))?;
+            }
+            // A restarting cluster is what one watches for.
+            Err(failure) if failure.code().is_some_and(amphi_protocol::api::ErrorCode::is_retryable) => talk("no answer now; trying again"),
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+fn tree_text(reply: &Value, all: bool, style: Style) -> String {
+    let mut out = String::new();
+    for node in items(reply, "nodes") {
+        let state = text_of(node, "state");
+        let (glyph, paint) = state_mark(&state);
+        let head = style.paint(Paint::Head, &visible(&text_of(node, "node")));
+        let word = style.paint(paint, &visible(&format!("{glyph} {state}")));
+        let _ = writeln!(out, "{head}  {word}  {}", style.paint(Paint::Dim, &format!("pid {}", text_of(node, "pid"))));
+        if !node["root"].is_null() {
+            branch(&mut out, &node["root"], "", true, all, style);
+        }
+    }
+    if out.is_empty() { "no nodes\n".to_owned() } else { out }
+}
+
+fn branch(out: &mut String, actor: &Value, indent: &str, last: bool, all: bool, style: Style) {
+    let joint = if last { "└─ " } else { "├─ " };
+    let _ = writeln!(out, "{}{}", style.paint(Paint::Dim, &format!("{indent}{joint}")), actor_line(actor, style));
+    let below = format!("{indent}{}", if last { "   " } else { "│  " });
+    let children = items(actor, "children");
+    let (idle, shown): (Vec<&Value>, Vec<&Value>) = children.iter().partition(|child| !all && is_quiet(child));
+    let (idle, shown) = if idle.len() < FOLD_FROM { (Vec::new(), children.iter().collect()) } else { (idle, shown) };
+    for (position, child) in shown.iter().enumerate() {
+        branch(out, child, &below, position + 1 == shown.len() && idle.is_empty(), all, style);
+    }
+    if !idle.is_empty() {
+        let joint = style.paint(Paint::Dim, &format!("{below}└─ "));
+        let _ = writeln!(out, "{joint}{}", style.paint(Paint::Dim, &format!("{} idle", idle.len())));
+    }
+}
+
+/// A worker that is idle, never died and has nothing waiting: nobody looks for it.
+fn is_quiet(actor: &Value) -> bool {
+    let zero = |field: &str| actor[field].as_u64().unwrap_or(0) == 0;
+    actor["kind"] == "worker" && actor["state"] == "idle" && zero("restarts") && zero("mailbox") && actor["last_exit"].is_null()
+}
+
+fn actor_line(actor: &Value, style: Style) -> String {
+    let state = text_of(actor, "state");
+    let (glyph, paint) = state_mark(&state);
+    let mut line = format!("{} {}", style.paint(paint, glyph), visible(&text_of(actor, "name")));
+    let _ = write!(line, "  {}", style.paint(paint, &visible(&state)));
+    let mut notes: Vec<String> = Vec::new();
+    if actor["kind"] == "supervisor" {
+        notes.extend(actor["strategy"].as_str().map(str::to_owned));
+    }
+    let restarts = actor["restarts"].as_u64().unwrap_or(0);
+    match (actor["max"].as_u64(), actor["within_ms"].as_u64()) {
+        (Some(max), Some(within)) if max > 0 => notes.push(format!("restarts {restarts}/{max} in {}s", within / 1000)),
+        _ if restarts > 0 => notes.push(format!("restarts {restarts}")),
+        _ => {}
+    }
+    if let Some(mailbox) = actor["mailbox"].as_u64().filter(|mailbox| *mailbox > 0) {
+        notes.push(format!("mailbox {mailbox}"));
+    }
+    match &actor["last_exit"] {
+        Value::Null => {}
+        Value::String(text) => notes.push(format!("last exit: {text}")),
+        Value::Object(exit) => notes.push(last_exit(exit)),
+        other => notes.push(format!("last exit: {other}")),
+    }
+    if !notes.is_empty() {
+        let _ = write!(line, "  {}", style.paint(Paint::Dim, &visible(&notes.join(" · "))));
+    }
+    line
+}
+
+fn last_exit(exit: &serde_json::Map<String, Value>) -> String {
+    let text = |field: &str| exit.get(field).and_then(Value::as_str).unwrap_or_default();
+    let reason = if text("reason").is_empty() { text("cause") } else { text("reason") };
+    let ago = exit.get("ago_ms").and_then(Value::as_u64).map_or(String::new(), |ms| format!(" {} ago", duration_text(ms)));
+    format!("last exit: {reason}{ago}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(name: &str, state: &str, restarts: u64, last_exit: Value) -> Value {
+        json!({"name": name, "actor": "0.1", "kind": "worker", "restart": "permanent", "restarts": restarts, "max": null,
+            "within_ms": null, "state": state, "mailbox": 0, "last_exit": last_exit, "children": []})
+    }
+
+    fn sample() -> Value {
+        json!({"nodes": [{"node": "node-1", "pid": 7, "incarnation": 1, "state": "alive", "root": {
+            "name": "root", "kind": "supervisor", "strategy": "one_for_one", "restarts": 0, "max": 3, "within_ms": 60_000, "state": "running",
+            "mailbox": 0, "last_exit": null, "children": [
+                worker("bus-link", "running", 0, Value::Null),
+                {"name": "pool-BuildMaster", "kind": "supervisor", "strategy": "one_for_one", "restarts": 3, "max": 5, "within_ms": 60_000,
+                 "state": "running", "mailbox": 0, "last_exit": null, "children": [
+                    worker("BuildMaster-1", "idle", 0, Value::Null),
+                    worker("BuildMaster-2", "idle", 3, json!("panic: boom")),
+                    worker("BuildMaster-3", "idle", 0, Value::Null)]}]}}]})
+    }
+
+    #[test]
+    fn quiet_workers_are_folded_and_restarts_are_seen() {
+        assert_eq!(
+            tree_text(&sample(), false, Style::PLAIN),
+            "node-1  ✓ alive  pid 7\n\
+             └─ ▶ root  running  one_for_one · restarts 0/3 in 60s\n   \
+                ├─ ▶ bus-link  running\n   \
+                └─ ▶ pool-BuildMaster  running  one_for_one · restarts 3/5 in 60s\n      \
+                   ├─ ✓ BuildMaster-2  idle  restarts 3 · last exit: panic: boom\n      \
+                   └─ 2 idle\n"
+        );
+    }
+
+    #[test]
+    fn all_shows_each_worker() {
+        let text = tree_text(&sample(), true, Style::PLAIN);
+        assert!(text.contains("BuildMaster-1") && text.contains("BuildMaster-3") && !text.contains("2 idle"), "{text}");
+    }
+}

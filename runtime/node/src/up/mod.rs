@@ -1,0 +1,406 @@
+//! `amphi up`: the parent of a cluster on this machine. It holds the lock on the data folder, runs the NATS server and the node
+//! processes, and brings both down.
+//!
+//! Never decides anything about work, and never shares its lock, its credentials (on a command line) or its end with its children:
+//! nodes and NATS end when this process ends, however it ends.
+//!
+//! Start at [`run`]; the other end of the pipe, inside a node process, is [`child`].
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use amphi_adapters::nats::managed::{DataLock, Durability, LockError, ManagedOptions, ManagedServer, ServerState};
+use amphi_adapters::nats::{check_server, connect};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+pub mod child;
+mod names;
+mod nodes;
+mod ready;
+mod spawner;
+#[cfg(test)]
+mod tests;
+
+pub use child::NodeSpec;
+
+use nodes::{NodeNews, NodeOrders};
+use ready::{Ready, ReadyFiles};
+use spawner::Spawner;
+
+/// Everything went well.
+const EXIT_OK: u8 = 0;
+/// Wrong options.
+const EXIT_USAGE: u8 = 2;
+/// Somebody else has the data folder.
+const EXIT_CONFLICT: u8 = 5;
+/// There is no NATS server, or a node does not start.
+const EXIT_UNREACHABLE: u8 = 6;
+/// Ended at once on a second signal.
+const EXIT_INTERRUPTED: u8 = 130;
+/// How often a node may die before it was ever ready.
+const EARLY_DEATHS_MAX: u32 = 10;
+/// Tasks that a node runs at once, per core, if nothing is said.
+const CAPACITY_PER_CORE: u32 = 4;
+
+/// What `amphi up` was told.
+#[derive(Debug, Clone)]
+pub struct UpOptions {
+    /// Number of node processes, at least 1.
+    pub nodes: u32,
+    /// The data folder.
+    pub data: PathBuf,
+    /// The team file, for the nodes.
+    pub config: Option<PathBuf>,
+    /// A foreign NATS server; none: a managed one.
+    pub nats: Option<String>,
+    /// Where the first node listens for HTTP.
+    pub http: Option<SocketAddr>,
+    /// Also write the ready object there.
+    pub ready_file: Option<PathBuf>,
+    /// Tasks that each node runs at once; default 4 per core.
+    pub capacity: Option<u32>,
+    /// Labels of the nodes.
+    pub labels: BTreeMap<String, String>,
+    /// Goes before the node ids.
+    pub node_prefix: Option<String>,
+    /// No node leads.
+    pub no_manager: bool,
+    /// A dead node stays dead.
+    pub no_restart: bool,
+    /// What an acknowledged write survives, for the managed server.
+    pub durability: Durability,
+    /// Folder with `bin/nats-server`, looked at first.
+    pub tools: Option<PathBuf>,
+    /// The program that is run as `<program> node --spec -`; default: this one.
+    pub program: Option<PathBuf>,
+}
+
+impl Default for UpOptions {
+    fn default() -> Self {
+        Self {
+            nodes: 1,
+            data: PathBuf::from("."),
+            config: None,
+            nats: None,
+            http: None,
+            ready_file: None,
+            capacity: None,
+            labels: BTreeMap::new(),
+            node_prefix: None,
+            no_manager: false,
+            no_restart: false,
+            durability: Durability::default(),
+            tools: None,
+            program: None,
+        }
+    }
+}
+
+/// Why `up` did not come up, for people, and the exit code.
+struct Refusal {
+    code: u8,
+    text: String,
+}
+
+impl Refusal {
+    fn new(code: u8, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    fn caused(code: u8, error: &dyn std::error::Error) -> Self {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        Self { code, text }
+    }
+}
+
+/// Runs a cluster in the foreground until a signal ends it. Prints one line `ready {…}` on standard output; talks on standard error.
+/// Returns the exit code: 0 after an orderly end, 2 wrong options, 5 the data folder is in use, 6 no NATS or a node does not start,
+/// 130 ended at once by a second signal.
+pub async fn run(options: UpOptions) -> u8 {
+    match try_run(options).await {
+        Ok(code) => code,
+        Err(refusal) => {
+            say(&format!("error: {}", refusal.text));
+            refusal.code
+        }
+    }
+}
+
+async fn try_run(mut options: UpOptions) -> Result<u8, Refusal> {
+    // Signals first: one that comes during the start must not kill us with the children half up.
+    let mut signals = Signals::new().map_err(|e| Refusal::caused(EXIT_UNREACHABLE, &e))?;
+    let lock = lock(&options.data)?;
+    let data = options.data.canonicalize().map_err(|e| Refusal::caused(EXIT_USAGE, &e))?;
+    options.data = data;
+    let files = ReadyFiles::new(&options.data, options.ready_file.clone());
+    files.remove_stale();
+    nodes::end_leftovers(&options.data).await.map_err(|e| Refusal::caused(EXIT_UNREACHABLE, &e))?;
+
+    let nats = tokio::select! {
+        nats = Nats::start(&options, &lock) => nats?,
+        () = signals.any() => return Ok(EXIT_OK),
+    };
+    let result = match start_nodes(&options, &nats.url) {
+        Ok(cluster) => cluster.serve(&nats, &files, &mut signals).await,
+        Err(refusal) => Err(refusal),
+    };
+    files.remove();
+    match result {
+        // At once: the server is killed with its handle.
+        Ok(EXIT_INTERRUPTED) => Ok(EXIT_INTERRUPTED),
+        result => {
+            nats.stop(&mut signals).await;
+            result
+        }
+    }
+}
+
+fn lock(data: &Path) -> Result<DataLock, Refusal> {
+    DataLock::acquire(data).map_err(|error| {
+        let code = match error {
+            LockError::Held { .. } => EXIT_CONFLICT,
+            LockError::Failed { .. } => EXIT_USAGE,
+        };
+        let mut refusal = Refusal::caused(code, &error);
+        if code == EXIT_CONFLICT {
+            refusal.text.push_str("\nstop it first, or give this one another folder with --data");
+        }
+        refusal
+    })
+}
+
+/// The server, ours or a foreign one.
+struct Nats {
+    url: String,
+    managed: Option<ManagedServer>,
+}
+
+impl Nats {
+    async fn start(options: &UpOptions, lock: &DataLock) -> Result<Self, Refusal> {
+        let unreachable = |error: &dyn std::error::Error| Refusal::caused(EXIT_UNREACHABLE, error);
+        if let Some(url) = &options.nats {
+            let client = connect(url, "amphi-up").await.map_err(|e| unreachable(&e))?;
+            check_server(&client).await.map_err(|e| unreachable(&e))?;
+            return Ok(Self { url: url.clone(), managed: None });
+        }
+        let managed = ManagedOptions { data: options.data.clone(), tools: options.tools.clone(), durability: options.durability };
+        let server = ManagedServer::start(managed, lock).await.map_err(|e| unreachable(&e))?;
+        say(&format!("NATS runs (pid {}), data in {}", server.pid().unwrap_or_default(), options.data.display()));
+        Ok(Self { url: server.url(), managed: Some(server) })
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.managed.as_ref()?.pid()
+    }
+
+    /// A foreign server never changes its state here.
+    fn states(&self) -> watch::Receiver<ServerState> {
+        match &self.managed {
+            Some(server) => server.states(),
+            None => watch::channel(ServerState::Down).1,
+        }
+    }
+
+    async fn stop(self, signals: &mut Signals) {
+        if let Some(server) = self.managed {
+            tokio::select! {
+                () = server.stop() => {}
+                () = signals.any() => {}
+            }
+        }
+    }
+}
+
+fn start_nodes(options: &UpOptions, url: &str) -> Result<Cluster, Refusal> {
+    let specs = specs(options, url)?;
+    let program = match &options.program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().map_err(|e| Refusal::caused(EXIT_UNREACHABLE, &e))?,
+    };
+    let spawner = Arc::new(Spawner::start().map_err(|e| Refusal::caused(EXIT_UNREACHABLE, &e))?);
+    let orders = NodeOrders { drain: CancellationToken::new(), kill: CancellationToken::new(), restart: !options.no_restart };
+    let (news, inbox) = mpsc::unbounded_channel();
+    let ready = Ready::new(options.nats.is_none(), url.to_owned(), specs.iter().map(|spec| spec.node.clone()));
+    for spec in specs {
+        tokio::spawn(nodes::keep(program.clone(), spec, Arc::clone(&spawner), orders.clone(), news.clone()));
+    }
+    Ok(Cluster { ready, orders, inbox, early_deaths: 0, announced: false })
+}
+
+fn specs(options: &UpOptions, url: &str) -> Result<Vec<NodeSpec>, Refusal> {
+    if options.nodes == 0 || options.nodes > 64 {
+        return Err(Refusal::new(EXIT_USAGE, "--nodes must be 1 to 64"));
+    }
+    let usage = |e: io::Error| Refusal::caused(EXIT_USAGE, &e);
+    let config = options.config.as_ref().map(|path| path.canonicalize()).transpose();
+    let config = config.map_err(|e| Refusal::new(EXIT_USAGE, format!("reading the configuration file: {e}")))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let capacity = options.capacity.unwrap_or_else(|| u32::try_from(cores).unwrap_or(1).saturating_mul(CAPACITY_PER_CORE));
+    let cluster = names::cluster_id(&options.data, options.nats.as_deref()).map_err(usage)?;
+    let prefix = names::node_prefix(&options.data, options.node_prefix.as_deref(), options.nats.is_some()).map_err(usage)?;
+    (1..=options.nodes)
+        .map(|number| {
+            let node = names::node_id(&prefix, number).map_err(|e| Refusal::new(EXIT_USAGE, format!("--node-prefix: {e}")))?;
+            Ok(NodeSpec {
+                data: options.data.join(node.as_str()),
+                node,
+                nats: url.to_owned(),
+                capacity,
+                labels: options.labels.clone(),
+                config: config.clone(),
+                seat: number == 1 && !options.no_manager,
+                http: options.http.filter(|_| number == 1),
+                cluster: cluster.clone(),
+                managed: options.nats.is_none(),
+            })
+        })
+        .collect()
+}
+
+/// The running nodes.
+struct Cluster {
+    ready: Ready,
+    orders: NodeOrders,
+    inbox: mpsc::UnboundedReceiver<NodeNews>,
+    early_deaths: u32,
+    announced: bool,
+}
+
+impl Cluster {
+    async fn serve(mut self, nats: &Nats, files: &ReadyFiles, signals: &mut Signals) -> Result<u8, Refusal> {
+        let mut states = nats.states();
+        let watched = nats.managed.is_some();
+        self.ready.nats_pid = nats.pid();
+        let outcome = loop {
+            tokio::select! {
+                () = signals.any() => break Ok(EXIT_OK),
+                changed = states.changed(), if watched => {
+                    if changed.is_err() { break Err(Refusal::new(EXIT_UNREACHABLE, "the keeper of nats-server has ended")); }
+                    let state = states.borrow_and_update().clone();
+                    if let Err(refusal) = self.on_nats(&state, files) { break Err(refusal); }
+                }
+                news = self.inbox.recv() => match news {
+                    Some(news) => if let Err(refusal) = self.on_node(news, files) { break Err(refusal); },
+                    // All nodes are gone for good (`--no-restart`); the server stays until a signal.
+                    None => { signals.any().await; break Ok(EXIT_OK); }
+                }
+            }
+        };
+        let drained = self.drain(signals).await;
+        outcome.map(|code| if drained { code } else { EXIT_INTERRUPTED })
+    }
+
+    fn on_nats(&mut self, state: &ServerState, files: &ReadyFiles) -> Result<(), Refusal> {
+        match state {
+            ServerState::Running { pid } => {
+                if self.ready.nats_pid != Some(*pid) {
+                    say(&format!("NATS was started again (pid {pid})"));
+                }
+                self.ready.nats_pid = Some(*pid);
+                self.publish(files)
+            }
+            ServerState::Down | ServerState::Stopped => Ok(()),
+            ServerState::Failed { why } => Err(Refusal::new(EXIT_UNREACHABLE, format!("nats-server died too often: {why}"))),
+        }
+    }
+
+    fn on_node(&mut self, news: NodeNews, files: &ReadyFiles) -> Result<(), Refusal> {
+        match news {
+            NodeNews::Spawned { node, pid } => {
+                self.ready.set_pid(&node, pid);
+                self.publish(files)
+            }
+            NodeNews::Ready { node, http } => {
+                self.ready.set_ready(&node, http);
+                self.publish(files)
+            }
+            NodeNews::Ended { node, end, code, was_ready, again, log } => {
+                let then = if again { "; starting it again" } else { "" };
+                say(&format!("{node} ended ({end}){then}; its log is {}", log.display()));
+                if was_ready || self.announced {
+                    return Ok(());
+                }
+                self.early_deaths += 1;
+                // A usage error will not go away by itself.
+                if code == Some(i32::from(EXIT_USAGE)) || self.early_deaths >= EARLY_DEATHS_MAX || !again {
+                    let code = if code == Some(i32::from(EXIT_USAGE)) { EXIT_USAGE } else { EXIT_UNREACHABLE };
+                    return Err(Refusal::new(code, format!("{node} does not start ({end})\n{}", nodes::log_tail(&log))));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Says that the cluster is ready, once; keeps the files up to date from then on.
+    fn publish(&mut self, files: &ReadyFiles) -> Result<(), Refusal> {
+        if !self.announced && !self.ready.is_complete() {
+            return Ok(());
+        }
+        let text = self.ready.to_json();
+        files.write(&text).map_err(|e| Refusal::new(EXIT_UNREACHABLE, format!("writing the ready file: {e}")))?;
+        if !self.announced {
+            self.announced = true;
+            let mut out = io::stdout().lock();
+            // Nobody reading our output is no reason to end the cluster.
+            writeln!(out, "ready {text}").and_then(|()| out.flush()).ok();
+        }
+        Ok(())
+    }
+
+    /// Ends all nodes; false if a second signal cut it short.
+    async fn drain(&mut self, signals: &mut Signals) -> bool {
+        say("stopping: waiting for the nodes (again to end at once)");
+        self.orders.drain.cancel();
+        loop {
+            tokio::select! {
+                () = signals.any() => {
+                    self.orders.kill.cancel();
+                    // Killed processes are reaped in a moment.
+                    tokio::time::timeout(Duration::from_secs(2), async { while self.inbox.recv().await.is_some() {} }).await.ok();
+                    return false;
+                }
+                news = self.inbox.recv() => if news.is_none() { return true; }
+            }
+        }
+    }
+}
+
+/// The signals that end us.
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())?, hangup: signal(SignalKind::hangup())? })
+    }
+
+    /// Returns with the next one.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
+/// A line for people.
+fn say(line: &str) {
+    // A closed terminal is no reason to end the cluster.
+    writeln!(io::stderr().lock(), "amphi up: {line}").ok();
+}
