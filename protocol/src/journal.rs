@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 
 use crate::document::EpicSpec;
 use crate::ids::{
-    AgentId, AttemptRef, CommitIndex, EpicId, Epoch, EventSeq, IncidentId, Incarnation, NodeId, ProjectId, RoleName, ShardId,
-    SubmitKey, Timestamp, Token,
+    AgentId, AttemptRef, CommitIndex, EpicId, Epoch, EventSeq, Incarnation, IncidentId, NodeId, ProjectId, RoleName, ShardId, SubmitKey,
+    Timestamp, Token,
 };
 
 /// The schema number that this build writes.

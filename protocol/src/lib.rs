@@ -15,8 +15,8 @@ pub mod journal;
 pub mod message;
 pub mod node;
 pub mod subjects;
-pub mod view;
 pub mod tree;
+pub mod view;
 
 /// The number of the wire protocol; it changes when an old build could misread a new one.
 pub const PROTOCOL: u32 = 1;

@@ -1,12 +1,35 @@
 //! The epic document: what a user asks for, checked, resolved and expanded.
 //!
-//! `compile` turns YAML or JSON into an [`EpicSpec`] or into all its problems at once; [`Plan`] expands a spec into task instances
+//! [`compile`] turns YAML or JSON into an [`EpicSpec`] or into all its problems at once; [`Plan`] expands a spec into task instances
 //! and edges. Both are pure, and both the core and the checker use them, so they never see two different graphs.
 
+mod check;
+mod compile;
+mod graph;
+mod inputs;
+mod keys;
+mod kinds;
+mod locks;
+mod matrix;
+mod options;
+mod outputs;
 mod plan;
+mod read;
 mod reference;
+mod report;
+mod shell;
 mod spec;
+mod tasks;
+mod texts;
+mod yaml;
 
-pub use reference::InvalidReference;
+pub use compile::{compile, compile_bytes};
+pub use options::{Catalog, CompileOptions, Compiled, Limits};
+pub use outputs::{OUTPUT_BYTES_MAX, check_outputs, parse_output_type};
 pub use plan::{Plan, PlannedInstance, PlannedTask};
+pub use read::parse_duration;
+pub use reference::InvalidReference;
 pub use spec::*;
+pub use texts::{input_value, substitute, substitute_text};
+
+pub use crate::node::value_text;

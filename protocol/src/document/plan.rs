@@ -132,7 +132,8 @@ impl Plan {
             return Vec::new();
         }
         let values = self.matrix_values(spec, instance);
-        let resolve = |text: &String| Resource::parse(&resolve_matrix(text, &values)).expect("locks are checked when the document is compiled");
+        let resolve =
+            |text: &String| Resource::parse(&resolve_matrix(text, &values)).expect("locks are checked when the document is compiled");
         let mut locks = std::collections::BTreeMap::new();
         for text in &task.locks.read {
             locks.insert(resolve(text), LockMode::Read);

@@ -1,0 +1,473 @@
+//! From a text to a specification, or to everything that is wrong with it.
+//!
+//! The stages: text to tree, top-level keys, tasks, graph, references between tasks. A stage goes on after a problem wherever what
+//! follows still makes sense, so that one run finds all of them.
+
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+
+use crate::api::ErrorCode;
+use crate::document::check::{Check, Draft, References, Scope};
+use crate::document::graph::{Graph, Links};
+use crate::document::inputs;
+use crate::document::matrix::Size;
+use crate::document::options::{CompileOptions, Compiled};
+use crate::document::report::{Report, shown};
+use crate::document::yaml::{self, Entry, Node, Place};
+use crate::document::{EpicSpec, LEASE_MS_DEFAULT, OnFailure, Reference, ResourceSpec, Workspace, keys, read};
+use crate::ids::{EpicName, ID_LENGTH_MAX, InvalidId, PhaseName, ProjectId, Resource};
+
+/// Cycles that are told apart in one document.
+const CYCLES_MAX: usize = 10;
+/// Names of a cycle that are written out.
+const CYCLE_NAMES_MAX: usize = 60;
+/// Longest title.
+const TITLE_CHARS_MAX: usize = 500;
+
+/// [`compile`] for bytes that came from outside: what is not UTF-8 is a problem like any other.
+pub fn compile_bytes(source: &[u8], options: &CompileOptions) -> Compiled {
+    if source.len() > options.limits.document_bytes {
+        return too_large(source.len(), options);
+    }
+    match std::str::from_utf8(source) {
+        Ok(text) => compile(text, options),
+        Err(error) => {
+            let before = String::from_utf8_lossy(&source[..error.valid_up_to()]);
+            let line = before.bytes().filter(|b| *b == b'\n').count() as u32 + 1;
+            let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) as u32 + 1;
+            let hint = "save the file as UTF-8";
+            refused(options, Place { line, column }, ErrorCode::EpicSyntax, "the document is not UTF-8".to_owned(), Some(hint))
+        }
+    }
+}
+
+/// Compiles a document, YAML or JSON. All problems are reported at once.
+pub fn compile(source: &str, options: &CompileOptions) -> Compiled {
+    if source.len() > options.limits.document_bytes {
+        return too_large(source.len(), options);
+    }
+    let mut duplicates = Vec::new();
+    let source = source.strip_prefix('\u{feff}').unwrap_or(source);
+    let tree = yaml::parse(source, &options.limits, &mut duplicates);
+    let mut report = Report::new(options.file.clone(), options.strict);
+    duplicates.into_iter().for_each(|duplicate| report.refused(duplicate));
+    let root = match tree {
+        Ok(root) => root,
+        Err(found) => {
+            report.refused(found);
+            let (problems, warnings) = report.finish();
+            return Compiled { spec: None, problems, warnings };
+        }
+    };
+    let (spec, report) = document(&root, report, options);
+    let (problems, warnings) = report.finish();
+    Compiled { spec: spec.filter(|_| problems.is_empty()), problems, warnings }
+}
+
+fn refused(options: &CompileOptions, place: Place, code: ErrorCode, message: String, hint: Option<&str>) -> Compiled {
+    let mut report = Report::new(options.file.clone(), options.strict);
+    match hint {
+        Some(hint) => report.error_hint(place, code, message, hint),
+        None => report.error(place, code, message),
+    }
+    let (problems, warnings) = report.finish();
+    Compiled { spec: None, problems, warnings }
+}
+
+fn too_large(bytes: usize, options: &CompileOptions) -> Compiled {
+    let message = format!("the document has {bytes} bytes; at most {} are allowed", options.limits.document_bytes);
+    refused(options, Place::START, ErrorCode::EpicLimit, message, Some("split the epic"))
+}
+
+/// The whole document. The specification is only good if nothing was reported.
+fn document(root: &Node, mut report: Report, options: &CompileOptions) -> (Option<EpicSpec>, Report) {
+    let Some(fields) = read::fields(&mut report, root, "the epic", &[keys::TOP]) else { return (None, report) };
+    let field = |key: &str| fields.iter().copied().find(|entry| entry.key == key);
+    let inputs = inputs::read(&mut report, field("inputs"), options);
+    let mut check = Check {
+        options,
+        report,
+        known: inputs.known(),
+        inputs,
+        phases: Vec::new(),
+        phase_index: HashMap::new(),
+        task_names: Vec::new(),
+        task_index: HashMap::new(),
+        priority: 2,
+    };
+    let spec = check.header(root, &field);
+    let drafts = match field("tasks") {
+        Some(tasks) => check.tasks(tasks, field("defaults"), field("phases")),
+        None => {
+            check.report.error(root.place, ErrorCode::EpicLimit, "the epic has no tasks");
+            if let Some(defaults) = field("defaults") {
+                check.defaults(defaults);
+            }
+            Vec::new()
+        }
+    };
+    check.graph(&drafts);
+    let Check { report, .. } = check;
+    let spec = spec.map(|spec| EpicSpec { tasks: drafts.into_iter().map(|draft| draft.spec).collect(), ..spec });
+    (spec, report)
+}
+
+impl<'d> Check<'d> {
+    /// Everything but the tasks.
+    fn header(&mut self, root: &Node, field: &impl Fn(&str) -> Option<&'d Entry>) -> Option<EpicSpec> {
+        self.version(root, field("version"));
+        let name = match field("name") {
+            Some(entry) => self.id(entry, "name", EpicName::parse),
+            None => {
+                self.report.error_hint(root.place, ErrorCode::EpicType, "the epic has no `name`", "add `name: my-epic`");
+                None
+            }
+        };
+        let project = match field("project") {
+            Some(entry) => self.id(entry, "project", ProjectId::parse),
+            None => Some(ProjectId::parse("default").expect("it is a project")),
+        };
+        if let Some(entry) = field("priority") {
+            self.priority = read::integer(&mut self.report, &entry.value, "priority", 0..=4).unwrap_or(2) as u8;
+        }
+        if let Some(entry) = field("budget") {
+            self.budget(&entry.value);
+        }
+        if let Some(entry) = field("phases") {
+            self.phases(entry);
+        }
+        if let Some(entry) = field("on_failure") {
+            self.on_failure(&entry.value);
+        }
+        let title = field("title").and_then(|entry| self.title(&entry.value));
+        let workspace = field("workspace").and_then(|entry| self.workspace(entry)).unwrap_or_default();
+        let resources = field("resources").map(|entry| self.resources(&entry.value)).unwrap_or_default();
+        let reference = field("ref").and_then(|entry| self.outside_reference(&entry.value));
+        Some(EpicSpec {
+            name: name?,
+            title,
+            project: project?,
+            priority: self.priority,
+            inputs: self.known.clone(),
+            workspace,
+            phases: self.phases.clone(),
+            resources,
+            on_failure: OnFailure::Stop,
+            reference,
+            tasks: Vec::new(),
+        })
+    }
+
+    fn version(&mut self, root: &Node, entry: Option<&Entry>) {
+        const HINT: &str = "this release reads `version: 1`";
+        let (place, message) = match entry {
+            None => (root.place, "the epic has no `version`".to_owned()),
+            Some(entry) => {
+                let found = match &entry.value.kind {
+                    yaml::Kind::Scalar(scalar) if scalar.integer() == Some(1) => return,
+                    yaml::Kind::Scalar(scalar) => format!("`{}`", shown(&scalar.text)),
+                    yaml::Kind::List(_) | yaml::Kind::Map(_) => entry.value.class().to_owned(),
+                };
+                (entry.value.place, format!("`version` must be 1, not {found}"))
+            }
+        };
+        self.report.error_hint(place, ErrorCode::EpicType, message, HINT);
+    }
+
+    fn id<T>(&mut self, entry: &Entry, what: &str, parse: impl Fn(&str) -> Result<T, InvalidId>) -> Option<T> {
+        let text = read::text(&mut self.report, &entry.value, what)?;
+        match parse(text) {
+            Ok(id) => Some(id),
+            Err(error) => {
+                let code = if text.len() > ID_LENGTH_MAX { ErrorCode::EpicLimit } else { ErrorCode::EpicType };
+                self.report.error(entry.value.place, code, error.to_string());
+                None
+            }
+        }
+    }
+
+    fn title(&mut self, node: &Node) -> Option<String> {
+        let text = read::text(&mut self.report, node, "title")?;
+        let mut refs = References { axes: &[], all: Default::default(), outputs: Vec::new() };
+        self.references(node, text, Scope::Document, &mut refs);
+        let title = self.with_inputs(text).trim().to_owned();
+        if title.chars().count() > TITLE_CHARS_MAX {
+            self.report.error(node.place, ErrorCode::EpicLimit, format!("the title has more than {TITLE_CHARS_MAX} characters"));
+            return None;
+        }
+        if title.chars().any(char::is_control) {
+            self.report.wrong(node.place, "the title is one line without control characters");
+            return None;
+        }
+        Some(title)
+    }
+
+    /// Checks a budget and refuses it: nothing of this release would keep to it.
+    pub(super) fn budget(&mut self, node: &Node) {
+        if let Some(fields) = read::fields(&mut self.report, node, "budget", &[keys::BUDGET]) {
+            for field in fields {
+                match field.key.as_str() {
+                    "wall" => _ = read::duration(&mut self.report, &field.value, "wall", 1),
+                    "turns" => _ = read::integer(&mut self.report, &field.value, "turns", 1..=1_000_000),
+                    "on_exceed" => self.word(&field.value, "on_exceed", &["pause", "fail", "cancel"]),
+                    key => self.amount(&field.value, key),
+                }
+            }
+            self.unsupported(node.place, "an epic with a `budget`", "leave it out; `timeout` limits the time of a task");
+        }
+    }
+
+    /// `6.00`, `2M`, `500k`.
+    fn amount(&mut self, node: &Node, what: &str) {
+        let Some(text) = read::scalar_text(&mut self.report, node, what) else { return };
+        let number = text.strip_suffix(['k', 'M', 'G']).unwrap_or(text);
+        if !number.parse::<f64>().is_ok_and(|number| number.is_finite() && number >= 0.0) {
+            self.report.wrong(node.place, format!("`{what}` is no amount: `{}`", shown(text)));
+        }
+    }
+
+    fn phases(&mut self, entry: &Entry) {
+        for (text, item) in read::texts(&mut self.report, &entry.value, "phases").unwrap_or_default() {
+            match PhaseName::parse(text) {
+                Ok(phase) => {
+                    let position = self.phases.len() as u32;
+                    if self.phase_index.contains_key(text) {
+                        self.report.wrong(item.place, format!("phase `{phase}` is listed twice"));
+                    } else {
+                        self.phase_index.insert(text.to_owned(), position);
+                        self.phases.push(phase);
+                    }
+                }
+                Err(error) => {
+                    let code = if text.len() > ID_LENGTH_MAX { ErrorCode::EpicLimit } else { ErrorCode::EpicType };
+                    self.report.error(item.place, code, error.to_string());
+                }
+            }
+        }
+    }
+
+    fn on_failure(&mut self, node: &Node) {
+        match read::text(&mut self.report, node, "on_failure") {
+            Some("undo") => self.unsupported(node.place, "`on_failure: undo`", "use `on_failure: stop`"),
+            Some("stop") | None => {}
+            Some(other) => {
+                let message = format!("on_failure cannot be `{}`", shown(other));
+                self.report.error_hint(node.place, ErrorCode::EpicType, message, "expected stop or undo");
+            }
+        }
+    }
+
+    fn workspace(&mut self, entry: &Entry) -> Option<Workspace> {
+        let node = &entry.value;
+        if let yaml::Kind::Scalar(scalar) = &node.kind {
+            if scalar.text == "none" {
+                return Some(Workspace::None);
+            }
+            let message = format!("workspace cannot be `{}`", shown(&scalar.text));
+            self.report.error_hint(node.place, ErrorCode::EpicType, message, "write `none` or `{path: DIR}`");
+            return None;
+        }
+        let fields = read::fields(&mut self.report, node, "workspace", &[keys::WORKSPACE])?;
+        let field = |key: &str| fields.iter().copied().find(|field| field.key == key);
+        match (field("path"), field("git")) {
+            (Some(path), None) => {
+                if let Some(reference) = field("ref") {
+                    self.report.wrong(reference.place, "`ref` belongs to `git`");
+                }
+                self.folder(&path.value)
+            }
+            (None, Some(git)) => {
+                read::text(&mut self.report, &git.value, "git");
+                self.unsupported(git.place, "`workspace: {git: …}`", "use `{path: DIR}` or `none`");
+                None
+            }
+            _ => {
+                let message = "the workspace needs exactly one of `path` and `git`";
+                self.report.error_hint(node.place, ErrorCode::EpicType, message, "write `none` or `{path: DIR}`");
+                None
+            }
+        }
+    }
+
+    fn folder(&mut self, node: &Node) -> Option<Workspace> {
+        let text = read::text(&mut self.report, node, "path")?;
+        if text.is_empty() || text.len() > 4096 || text.contains("${{") || text.chars().any(char::is_control) {
+            self.report.wrong(node.place, "`path` must be a path without references");
+            return None;
+        }
+        let path = match (&self.options.workspace_base, Path::new(text).is_absolute()) {
+            (_, true) => PathBuf::from(text),
+            (Some(base), false) => base.join(text),
+            (None, false) => {
+                let message = format!("the workspace `{}` is relative, and there is no file that it could be relative to", shown(text));
+                self.report.error_hint(node.place, ErrorCode::EpicType, message, "write an absolute path");
+                return None;
+            }
+        };
+        let path = normal(&path);
+        match path.to_str() {
+            Some(path) => Some(Workspace::Path(path.to_owned())),
+            None => {
+                self.report.wrong(node.place, "the path of the workspace is not UTF-8");
+                None
+            }
+        }
+    }
+
+    fn resources(&mut self, node: &Node) -> std::collections::BTreeMap<Resource, ResourceSpec> {
+        let mut resources = std::collections::BTreeMap::new();
+        for entry in read::mapping(&mut self.report, node, "resources").unwrap_or_default() {
+            let key = Node {
+                place: entry.place,
+                kind: yaml::Kind::Scalar(yaml::Scalar { text: entry.key.clone(), class: yaml::Class::Text, literal: false }),
+            };
+            let fits = self.resource(&key, &entry.key, &[]);
+            let mut lease_ms = LEASE_MS_DEFAULT;
+            let what = format!("resource `{}`", shown(&entry.key));
+            for field in read::fields(&mut self.report, &entry.value, &what, &[keys::RESOURCE]).unwrap_or_default() {
+                if field.key == "lease" {
+                    lease_ms = read::duration(&mut self.report, &field.value, "lease", 1).unwrap_or(LEASE_MS_DEFAULT);
+                } else {
+                    read::texts(&mut self.report, &field.value, "on_change");
+                    self.unsupported(field.place, "`on_change`", "leave it out");
+                }
+            }
+            if fits && let Ok(resource) = Resource::parse(&entry.key) {
+                resources.insert(resource, ResourceSpec { lease_ms });
+            }
+        }
+        resources
+    }
+
+    /// The defaults that can be used. Each is read once here, so that a mistake is reported once and not for every task.
+    fn defaults(&mut self, entry: &'d Entry) -> HashMap<&'d str, &'d Entry> {
+        let fields = read::fields(&mut self.report, &entry.value, "defaults", &[keys::DEFAULTS]).unwrap_or_default();
+        let mut good = HashMap::new();
+        for field in fields {
+            let before = self.report.count();
+            self.default_value(field);
+            if field.key == "escalate_after" {
+                let message = "`escalate_after` is not used by this release";
+                self.report.warn(field.place, ErrorCode::EpicKindUnsupported, message, None);
+            }
+            if self.report.count() == before {
+                good.insert(field.key.as_str(), field);
+            }
+        }
+        good
+    }
+
+    fn tasks(&mut self, entry: &'d Entry, defaults: Option<&'d Entry>, phases: Option<&Entry>) -> Vec<Draft> {
+        let usable = defaults.map(|defaults| self.defaults(defaults)).unwrap_or_default();
+        if entry.value.is_null() {
+            self.report.error(entry.place, ErrorCode::EpicLimit, "the epic has no tasks");
+            return Vec::new();
+        }
+        let Some(entries) = read::mapping(&mut self.report, &entry.value, "tasks") else { return Vec::new() };
+        if entries.is_empty() {
+            self.report.error(entry.value.place, ErrorCode::EpicLimit, "the epic has no tasks");
+        }
+        if entries.len() > self.options.limits.runs {
+            let message = format!("the epic has {} tasks; at most {} are allowed", entries.len(), self.options.limits.runs);
+            self.report.error_hint(entry.place, ErrorCode::EpicLimit, message, "split the epic");
+            return Vec::new();
+        }
+        self.task_names = entries.iter().map(|entry| entry.key.as_str()).collect();
+        self.task_index = (0u32..).zip(&self.task_names).map(|(position, name)| (*name, position)).collect();
+        let mut size = Size::default();
+        let drafts: Vec<Draft> = entries.into_iter().map(|entry| self.task(entry, &usable, &mut size)).collect();
+        self.empty_phases(&drafts, phases);
+        drafts
+    }
+
+    fn empty_phases(&mut self, drafts: &[Draft], entry: Option<&Entry>) {
+        let Some(entry) = entry else { return };
+        let mut used = vec![false; self.phases.len()];
+        for draft in drafts {
+            if let Some(slot) = used.get_mut(draft.spec.phase.unwrap_or(0) as usize) {
+                *slot = true;
+            }
+        }
+        for (phase, used) in self.phases.iter().zip(used) {
+            if !used {
+                let place = match &entry.value.kind {
+                    yaml::Kind::List(items) => {
+                        items.iter().find(|item| matches!(&item.kind, yaml::Kind::Scalar(s) if s.text == phase.as_str()))
+                    }
+                    yaml::Kind::Scalar(_) | yaml::Kind::Map(_) => None,
+                };
+                let place = place.map_or(entry.place, |item| item.place);
+                self.report.wrong(place, format!("phase `{phase}` has no task"));
+            }
+        }
+    }
+
+    /// Cycles, and references to outputs of tasks that do not come before.
+    fn graph(&mut self, drafts: &[Draft]) {
+        let links: Vec<Links> = drafts.iter().map(|draft| draft.links.clone()).collect();
+        let graph = Graph::new(&links, self.phases.len());
+        for cycle in graph.cycles(CYCLES_MAX) {
+            self.cycle(&graph, drafts, &cycle);
+        }
+        let mut pairs = Vec::new();
+        let mut about = Vec::new();
+        for (position, draft) in (0u32..).zip(drafts) {
+            for (reference, place) in &draft.outputs_read {
+                let Reference::Output { task, output } = reference else { continue };
+                let Some(source) = self.task_position(*place, task.as_str()) else { continue };
+                self.output(*place, reference, &drafts[source as usize], output);
+                pairs.push((position, source));
+                about.push((*place, reference));
+            }
+        }
+        if !graph.is_acyclic() {
+            return;
+        }
+        for (wrong, (place, reference)) in graph.not_ancestors(&pairs).into_iter().zip(about) {
+            if let (true, Reference::Output { task, .. }) = (wrong, reference) {
+                let message = format!("`{reference}` may not be read here: `{task}` does not come before this task");
+                self.report.error_hint(place, ErrorCode::EpicType, message, format!("add `{task}` to `needs`"));
+            }
+        }
+    }
+
+    fn output(&mut self, place: Place, reference: &Reference, source: &Draft, output: &str) {
+        if !source.spec.matrix.is_empty() {
+            let message = format!("`{reference}` has no single value: `{}` has a matrix", source.spec.name);
+            self.report.error_hint(place, ErrorCode::EpicType, message, "let one task without a matrix collect the values");
+        } else if !source.spec.outputs.is_empty() && !source.spec.outputs.contains_key(output) {
+            let hint = self.report.suggest(output, source.spec.outputs.keys().map(String::as_str));
+            let hint = hint.unwrap_or_else(|| format!("declare it under `outputs` of `{}`", source.spec.name));
+            let message = format!("task `{}` declares no output `{output}`", source.spec.name);
+            self.report.error_hint(place, ErrorCode::EpicType, message, hint);
+        }
+    }
+
+    fn cycle(&mut self, graph: &Graph, drafts: &[Draft], cycle: &[u32]) {
+        let name = |node: u32| match graph.phase_of(node) {
+            Some(phase) => format!("(phase {})", self.phases[phase]),
+            None => shown(self.task_names[node as usize]),
+        };
+        let mut names: Vec<String> = cycle.iter().take(CYCLE_NAMES_MAX).map(|node| name(*node)).collect();
+        if cycle.len() > CYCLE_NAMES_MAX {
+            names.push(format!("… ({} more)", cycle.len() - CYCLE_NAMES_MAX));
+        }
+        names.push(name(cycle[0]));
+        let place = cycle.iter().find_map(|node| drafts.get(*node as usize)).map_or(Place::START, |draft| draft.place);
+        let message = format!("tasks wait for each other in a circle: {}", names.join(" -> "));
+        self.report.error_hint(place, ErrorCode::EpicCycle, message, "each waits for the next; take one of these needs away");
+    }
+}
+
+/// Without `.` and `..`, by the text alone.
+fn normal(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => _ = out.pop(),
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => out.push(part),
+        }
+    }
+    out
+}

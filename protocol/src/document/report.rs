@@ -1,0 +1,138 @@
+//! Where problems are collected: all of them, each with its place, but never an unbounded list.
+
+use std::collections::HashSet;
+
+use crate::api::{ErrorCode, Problem};
+use crate::document::yaml::{Place, Refused};
+
+/// More problems than this are only counted.
+const PROBLEMS_MAX: usize = 200;
+/// Distinct messages that are remembered.
+const SAID_MAX: usize = 10_000;
+/// Comparisons that all did-you-mean searches of one document may make together.
+const COMPARISONS_MAX: usize = 200_000;
+
+/// Problems and warnings of one document.
+pub(super) struct Report {
+    file: Option<String>,
+    strict: bool,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+    /// What was said already: a mistake in `defaults` is not repeated for every task.
+    said: HashSet<(u32, u32, ErrorCode, String)>,
+    uncounted: usize,
+    found: usize,
+    comparisons: usize,
+}
+
+impl Report {
+    /// An empty one. With `strict`, warnings are problems.
+    pub(super) fn new(file: Option<String>, strict: bool) -> Self {
+        Self {
+            file,
+            strict,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            said: HashSet::new(),
+            uncounted: 0,
+            found: 0,
+            comparisons: COMPARISONS_MAX,
+        }
+    }
+
+    /// How often something was wrong, repetitions included.
+    pub(super) fn count(&self) -> usize {
+        self.found
+    }
+
+    pub(super) fn error(&mut self, place: Place, code: ErrorCode, message: impl Into<String>) {
+        self.push(place, code, message.into(), None);
+    }
+
+    pub(super) fn error_hint(&mut self, place: Place, code: ErrorCode, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(place, code, message.into(), Some(hint.into()));
+    }
+
+    /// The usual one: a value of the wrong shape.
+    pub(super) fn wrong(&mut self, place: Place, message: impl Into<String>) {
+        self.push(place, ErrorCode::EpicType, message.into(), None);
+    }
+
+    pub(super) fn refused(&mut self, refused: Refused) {
+        self.push(refused.place, refused.code, refused.message, refused.hint.map(str::to_owned));
+    }
+
+    /// Something that is allowed but probably not meant.
+    pub(super) fn warn(&mut self, place: Place, code: ErrorCode, message: impl Into<String>, hint: Option<String>) {
+        let message = message.into();
+        if self.strict {
+            self.push(place, code, message, hint);
+        } else if self.warnings.len() < PROBLEMS_MAX && self.is_news(place, code, &message) {
+            let problem = self.problem(place, code, message, hint);
+            self.warnings.push(problem);
+        }
+    }
+
+    /// False if the same was said at the same place.
+    fn is_news(&mut self, place: Place, code: ErrorCode, message: &str) -> bool {
+        self.said.len() >= SAID_MAX || self.said.insert((place.line, place.column, code, message.to_owned()))
+    }
+
+    fn problem(&self, place: Place, code: ErrorCode, message: String, hint: Option<String>) -> Problem {
+        Problem { file: self.file.clone(), line: place.line, column: place.column, code, message, hint }
+    }
+
+    fn push(&mut self, place: Place, code: ErrorCode, message: String, hint: Option<String>) {
+        self.found += 1;
+        if !self.is_news(place, code, &message) {
+            return;
+        }
+        if self.problems.len() < PROBLEMS_MAX {
+            let problem = self.problem(place, code, message, hint);
+            self.problems.push(problem);
+        } else {
+            self.uncounted += 1;
+        }
+    }
+
+    /// The nearest of `candidates`, as a hint. Bounded over the whole document.
+    pub(super) fn suggest<'c>(&mut self, wrong: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<String> {
+        if wrong.len() > crate::ids::ID_LENGTH_MAX {
+            return None;
+        }
+        let mut best: Option<(f64, &str)> = None;
+        for candidate in candidates {
+            if self.comparisons == 0 {
+                break;
+            }
+            self.comparisons -= 1;
+            let likeness = strsim::jaro_winkler(wrong, candidate);
+            if likeness >= 0.75 && best.is_none_or(|(most, _)| likeness > most) {
+                best = Some((likeness, candidate));
+            }
+        }
+        best.map(|(_, candidate)| format!("did you mean `{candidate}`?"))
+    }
+
+    /// Problems and warnings in the order of the text.
+    pub(super) fn finish(mut self) -> (Vec<Problem>, Vec<Problem>) {
+        self.problems.sort_by_key(|problem| (problem.line, problem.column));
+        self.warnings.sort_by_key(|problem| (problem.line, problem.column));
+        if self.uncounted > 0 {
+            let code = ErrorCode::EpicLimit;
+            let message = format!("and {} more problems", self.uncounted);
+            let problem = Problem { file: self.file, line: 0, column: 0, code, message, hint: None };
+            self.problems.push(problem);
+        }
+        (self.problems, self.warnings)
+    }
+}
+
+/// A user's text for a message: cut, and without control characters.
+pub(super) fn shown(text: &str) -> String {
+    let mut out: String = text.chars().take(80).flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
+    if text.chars().nth(80).is_some() {
+        out.push('…');
+    }
+    out
+}
