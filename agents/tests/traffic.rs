@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use amphi_agents::desk::wiring::serve_commands;
+use amphi_agents::{BusLeaderLink, LeaderLink, LinkError, Verdict};
 use amphi_ports::{BusMessage, MessageBus};
 use amphi_protocol::codec;
 use amphi_protocol::ids::ShardId;
@@ -113,13 +114,33 @@ async fn a_forgotten_node_ends_what_it_runs_before_it_joins_again() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     stage.tell(vec![stage.order(1, 0, "stubborn"), stage.order(2, 1, "sleep")]).await;
     stage.leader.until("both starts", |leader| (1..=2).all(|i| !leader.news(&attempt(i)).is_empty())).await;
+    stage.leader.forget_node();
     stage.tell(vec![Order::JoinAgain]).await;
     stage.tell(vec![Order::JoinAgain]).await;
-    // The fake leader knows the join already, which for a real one it would not; what counts is when the desk asks.
-    assert!(!stage.desk.snapshot().await.unwrap().joined);
-    assert_eq!(stage.leader.until_ended(&attempt(1)).await, Outcome::AgentLost);
-    assert_eq!(stage.leader.until_ended(&attempt(2)).await, Outcome::AgentLost);
+    stage.leader.until("the second join", |leader| joins(&leader.journal()) == 2).await;
     assert_eq!(stage.alive(), 0);
+    let journal = stage.leader.journal();
+    assert!(matches!(journal.last(), Some(Input::Join(_))), "a join promises that nothing of before lives");
+    assert_eq!((1..=2).map(|i| stage.leader.outcome(&attempt(i))).collect::<Vec<_>>(), [Some(Outcome::AgentLost); 2]);
+    stage.tell(vec![stage.order(3, 0, "noop")]).await;
+    assert_eq!(stage.leader.until_ended(&attempt(3)).await, Outcome::Succeeded);
+    assert_eq!(joins(&stage.leader.journal()), 2, "the second order to join again was not new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_link_asks_with_json_and_takes_only_a_verdict_for_each_input() {
+    let stage = Stage::with_agents(1).await;
+    let bus: std::sync::Arc<dyn MessageBus> = stage.bus.clone();
+    let link = BusLeaderLink::new(bus, ShardId(0), Duration::from_secs(3));
+    let inputs = stage.leader.journal();
+    assert!(matches!(link.send(inputs.clone()).await, Err(LinkError::NoLeader)));
+    *stage.bus.answer.lock().unwrap() = Some(r#"{"results":[{"ok":true}],"epoch":4,"index":5}"#.to_owned());
+    let reply = link.send(inputs.clone()).await.unwrap();
+    assert_eq!((reply.epoch.0, reply.index.0, reply.results), (4, 5, vec![Verdict::Accepted]));
+    let asked = stage.bus.next(&subjects::leader(ShardId(0))).await;
+    let body: serde_json::Value = serde_json::from_slice(&asked.body).unwrap();
+    assert_eq!(serde_json::from_value::<Vec<Input>>(body["inputs"].clone()).unwrap(), inputs);
+    assert!(matches!(link.send([inputs.clone(), inputs].concat()).await, Err(LinkError::Malformed(_))));
 }
 
 #[tokio::test(start_paused = true)]

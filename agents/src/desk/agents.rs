@@ -9,8 +9,8 @@ use amphi_protocol::journal::{AgentInfo, AgentLife, AgentReport, Input, Outcome}
 use ractor::ActorId;
 
 use super::attempts::Phase;
-use super::{AgentSnapshot, DeskMessage, DeskState};
-use crate::registry::AgentEntry;
+use super::{AgentSnapshot, DeskArguments, DeskMessage, DeskState};
+use crate::outbox::Outbox;
 use crate::specialist::SpecialistMessage;
 
 /// One agent.
@@ -128,16 +128,16 @@ impl DeskState {
         let settings = &self.arguments.settings;
         let unanswered_max = periods(settings.hung_after, settings.ping);
         let mut hung = Vec::new();
-        for held in self.held.values_mut() {
+        for (attempt, held) in &mut self.held {
             let Phase::Given { entry, unanswered, .. } = &mut held.phase else { continue };
             if *unanswered >= unanswered_max {
-                hung.push((held.agent.clone(), entry.clone()));
+                hung.push(attempt.clone());
             } else if entry.send(SpecialistMessage::Ping) {
                 *unanswered += 1;
             }
         }
-        for (agent, entry) in hung {
-            self.kill(&agent, &entry, "it did not answer");
+        for attempt in hung {
+            self.kill(&attempt, "it did not answer");
         }
     }
 
@@ -151,15 +151,18 @@ impl DeskState {
         }
     }
 
-    /// Kills a hung actor. Its job is ended when its death is known.
-    pub(super) fn kill(&self, agent: &AgentId, entry: &AgentEntry, why: &str) {
-        if entry.is_dead() {
+    /// Kills the hung actor that has the attempt. The attempt ends when the actor is dead.
+    pub(super) fn kill(&mut self, attempt: &AttemptRef, why: &str) {
+        let Some(held) = self.held.get_mut(attempt) else { return };
+        let Phase::Given { entry, killed, .. } = &mut held.phase else { return };
+        if std::mem::replace(killed, true) || entry.is_dead() {
             return;
         }
-        tracing::warn!(%agent, why, "agent is hung, its actor is killed");
+        let agent = held.agent.clone();
+        tracing::warn!(%agent, %attempt, why, "agent is hung, its actor is killed");
         metrics::counter!("amphi_agent_hung_total").increment(1);
         entry.actor.kill();
-        let (actor, agent, reason, desk) = (entry.actor.clone(), agent.clone(), format!("hung: {why}"), self.myself.clone());
+        let (actor, reason, desk) = (entry.actor.clone(), format!("hung: {why}"), self.myself.clone());
         tokio::spawn(async move {
             // Without a deadline: as long as the actor lives, its attempt is not over.
             let _ = actor.wait(None).await;
@@ -170,19 +173,16 @@ impl DeskState {
     /// Tells the leader what the agent is now.
     pub(super) fn report_agent(&self, agent: &AgentId, cause: &str) {
         let Some(slot) = self.agents.get(agent) else { return };
-        self.push_agent(slot, slot.life, cause);
-    }
-
-    fn push_agent(&self, slot: &AgentSlot, state: AgentLife, cause: &str) {
-        let (node, incarnation) = (self.arguments.node.clone(), self.arguments.incarnation);
-        let (agent, restarts, cause) = (slot.info.agent.clone(), slot.restarts, cause.to_owned());
-        self.outbox.push(Input::Agent(AgentReport { node, incarnation, agent, state, restarts, cause }));
+        push_agent(&self.arguments, &self.outbox, slot, slot.life, cause);
     }
 
     /// The leader gives no more work to agents that are down.
-    pub(super) fn withdraw_agents(&self, cause: &str) {
-        for slot in self.agents.values().filter(|slot| slot.life == AgentLife::Up && !slot.up_withheld) {
-            self.push_agent(slot, AgentLife::Down, cause);
+    pub(super) fn withdraw_agents(&mut self, cause: &str) {
+        for slot in self.agents.values_mut() {
+            // Of an agent whose return is withheld the leader knows that it is down, and so it stays.
+            if !std::mem::take(&mut slot.up_withheld) && slot.life == AgentLife::Up {
+                push_agent(&self.arguments, &self.outbox, slot, AgentLife::Down, cause);
+            }
         }
     }
 
@@ -194,7 +194,7 @@ impl DeskState {
             }
         }
         for slot in self.agents.values().filter(|slot| slot.life != AgentLife::Up || slot.restarts > 0) {
-            self.push_agent(slot, slot.life, "as of joining");
+            push_agent(&self.arguments, &self.outbox, slot, slot.life, "as of joining");
         }
     }
 
@@ -213,6 +213,12 @@ impl DeskState {
         };
         self.agents.values().map(shown).collect()
     }
+}
+
+fn push_agent(arguments: &DeskArguments, outbox: &Outbox, slot: &AgentSlot, state: AgentLife, cause: &str) {
+    let (node, incarnation) = (arguments.node.clone(), arguments.incarnation);
+    let (agent, restarts, cause) = (slot.info.agent.clone(), slot.restarts, cause.to_owned());
+    outbox.push(Input::Agent(AgentReport { node, incarnation, agent, state, restarts, cause }));
 }
 
 /// How many whole periods cover `time`, at least one.

@@ -46,6 +46,8 @@ pub(super) enum Phase {
         unanswered: u32,
         /// It heard the cancel.
         cancel_heard: bool,
+        /// It was killed.
+        killed: bool,
     },
 }
 
@@ -86,11 +88,10 @@ impl DeskState {
         if self.held.contains_key(&attempt) {
             return;
         }
-        // The term of a token is over, or the attempt was cancelled before it came: it must not begin, and its end is said (again).
+        if self.ended.is_ahead(&attempt) {
+            return self.refuse(attempt, token, "it was cancelled before it reached its node");
+        }
         if self.ended.contains(&attempt) {
-            if self.ended_unassigned.remove(&attempt) {
-                self.refuse(attempt, token, "it was cancelled before it reached its node");
-            }
             return;
         }
         let job = match serde_json::from_str::<Job>(&job_json) {
@@ -106,8 +107,7 @@ impl DeskState {
         self.occupy(&agent, &attempt);
         if needs_claim {
             self.report(&attempt, token, AttemptNews::Claim);
-            let overdue = attempt.clone();
-            let _ = self.myself.send_after(self.arguments.settings.claim, move || DeskMessage::ClaimOverdue { attempt: overdue });
+            self.later(self.arguments.settings.claim, DeskMessage::ClaimOverdue { attempt });
         } else {
             self.give(&attempt);
         }
@@ -140,7 +140,7 @@ impl DeskState {
         let entry = self.arguments.registry.get(&held.agent);
         match entry {
             Some(entry) if entry.send(SpecialistMessage::Begin(order)) => {
-                held.phase = Phase::Given { entry, unanswered: 0, cancel_heard: false };
+                held.phase = Phase::Given { entry, unanswered: 0, cancel_heard: false, killed: false };
             }
             _ => self.finish(attempt, end_of(Outcome::NotStarted, "its agent is dead")),
         }
@@ -181,10 +181,7 @@ impl DeskState {
             Some(Phase::Given { .. }) => self.end(&attempt, Ending::Cancelled),
             None if self.ended.contains(&attempt) => {}
             // The cancel overtook the assignment. Without its token nothing can be reported yet.
-            None => {
-                self.ended.insert(attempt.clone());
-                self.ended_unassigned.insert(attempt);
-            }
+            None => self.ended.insert_ahead(attempt),
         }
     }
 
@@ -198,8 +195,7 @@ impl DeskState {
         held.ending = Some(ending);
         self.arguments.jobs.cancel(attempt);
         entry.send(SpecialistMessage::Cancel { attempt: attempt.clone() });
-        let overdue = attempt.clone();
-        let _ = self.myself.send_after(self.arguments.settings.cancel_heard, move || DeskMessage::CancelOverdue { attempt: overdue });
+        self.later(self.arguments.settings.cancel_heard, DeskMessage::CancelOverdue { attempt: attempt.clone() });
     }
 
     pub(super) fn cancel_heard(&mut self, attempt: &AttemptRef) {
@@ -209,9 +205,8 @@ impl DeskState {
     }
 
     pub(super) fn cancel_overdue(&mut self, attempt: &AttemptRef) {
-        let Some(held) = self.held.get(attempt) else { return };
-        if let Phase::Given { entry, cancel_heard: false, .. } = &held.phase {
-            self.kill(&held.agent, entry, "it did not hear a cancel");
+        if let Some(Phase::Given { cancel_heard: false, .. }) = self.held.get(attempt).map(|held| &held.phase) {
+            self.kill(attempt, "it did not hear a cancel");
         }
     }
 

@@ -1,22 +1,49 @@
 //! What the desk remembers of attempts that are over: enough to recognise a command that comes again, and bounded.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use amphi_protocol::ids::AttemptRef;
 
 /// Attempts remembered. A command older than so many attempts of one node is also older than its leader's patience.
 const ATTEMPTS_MAX: usize = 8192;
 
-/// The latest attempts that ended here.
+/// The latest attempts that ended here, or must never begin.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     order: VecDeque<AttemptRef>,
-    known: HashSet<AttemptRef>,
+    known: HashMap<AttemptRef, Reported>,
+}
+
+/// Whether the end of an attempt was reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reported {
+    Yes,
+    /// Its cancel came before its assignment, and with it its token.
+    NotYet,
 }
 
 impl Recent {
+    /// The end was reported.
     pub(super) fn insert(&mut self, attempt: AttemptRef) {
-        if !self.known.insert(attempt.clone()) {
+        self.put(attempt, Reported::Yes);
+    }
+
+    /// The attempt was cancelled before it came.
+    pub(super) fn insert_ahead(&mut self, attempt: AttemptRef) {
+        self.put(attempt, Reported::NotYet);
+    }
+
+    pub(super) fn contains(&self, attempt: &AttemptRef) -> bool {
+        self.known.contains_key(attempt)
+    }
+
+    /// True if the attempt was cancelled before it came.
+    pub(super) fn is_ahead(&self, attempt: &AttemptRef) -> bool {
+        self.known.get(attempt) == Some(&Reported::NotYet)
+    }
+
+    fn put(&mut self, attempt: AttemptRef, reported: Reported) {
+        if self.known.insert(attempt.clone(), reported).is_some() {
             return;
         }
         self.order.push_back(attempt);
@@ -25,10 +52,6 @@ impl Recent {
         {
             self.known.remove(&oldest);
         }
-    }
-
-    pub(super) fn contains(&self, attempt: &AttemptRef) -> bool {
-        self.known.contains(attempt)
     }
 }
 

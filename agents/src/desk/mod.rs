@@ -13,7 +13,7 @@ mod memory;
 mod traffic;
 pub mod wiring;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -299,14 +299,20 @@ pub struct DeskState {
     held: BTreeMap<AttemptRef, Held>,
     /// Attempts that ended or never began here; whatever comes late for them changes nothing.
     ended: Recent,
-    /// Those of them whose cancel came before they did; their token is not known.
-    ended_unassigned: BTreeSet<AttemptRef>,
     agents: BTreeMap<AgentId, AgentSlot>,
     outbox: Outbox,
     membership: Membership,
     drain: Option<Drain>,
     heartbeats: mpsc::Sender<Heartbeat>,
     _heartbeat_task: AbortOnDropHandle<()>,
+}
+
+impl DeskState {
+    /// Sends the desk a message after a while.
+    fn later(&self, after: Duration, message: DeskMessage) {
+        // Nobody waits for the timer; it ends with the actor.
+        drop(self.myself.send_after(after, move || message));
+    }
 }
 
 impl Actor for Desk {
@@ -325,8 +331,9 @@ impl Actor for Desk {
         });
         let (heartbeats, due) = mpsc::channel(1);
         let heartbeat_task = tokio::spawn(wiring::publish_heartbeats(arguments.bus.clone(), arguments.shard, due));
-        let _ = myself.send_interval(arguments.settings.ping, || DeskMessage::PingDue);
-        let _ = myself.send_interval(arguments.settings.heartbeat, || DeskMessage::HeartbeatDue);
+        // These tasks end with the actor.
+        drop(myself.send_interval(arguments.settings.ping, || DeskMessage::PingDue));
+        drop(myself.send_interval(arguments.settings.heartbeat, || DeskMessage::HeartbeatDue));
         myself.cast(DeskMessage::JoinDue)?;
         let agents = arguments.agents.iter().map(|info| (info.agent.clone(), AgentSlot::new(info.clone()))).collect();
         Ok(DeskState {
@@ -336,7 +343,6 @@ impl Actor for Desk {
             epoch: Epoch(0),
             held: BTreeMap::new(),
             ended: Recent::default(),
-            ended_unassigned: BTreeSet::new(),
             agents,
             outbox,
             drain: None,

@@ -56,7 +56,7 @@ impl DeskState {
     pub(super) fn join_due(&mut self) {
         match self.membership {
             Membership::Staffing { until } if !self.is_staffed() && Instant::now() < until => {
-                let _ = self.myself.send_after(STAFFING_PERIOD, || DeskMessage::JoinDue);
+                self.later(STAFFING_PERIOD, DeskMessage::JoinDue);
             }
             Membership::Staffing { .. } | Membership::Joining => self.join(),
             Membership::Joined { .. } | Membership::Leaving => {}
@@ -131,7 +131,7 @@ impl DeskState {
             }
         }
         // A second drain with less patience shortens the first.
-        let _ = self.myself.send_after(grace, || DeskMessage::GraceOver);
+        self.later(grace, DeskMessage::GraceOver);
     }
 
     pub(super) fn grace_over(&mut self) {
@@ -151,7 +151,7 @@ impl DeskState {
                 (Input::Join(_), Verdict::Refused(_)) if doubtful => self.joined(),
                 (Input::Join(_), Verdict::Refused(code)) => {
                     tracing::error!(node = %self.arguments.node, code, "the leader refuses the node; it asks again");
-                    let _ = self.myself.send_after(JOIN_PAUSE, || DeskMessage::JoinDue);
+                    self.later(JOIN_PAUSE, DeskMessage::JoinDue);
                 }
                 (Input::Attempt(report), Verdict::Accepted) if report.what == AttemptNews::Claim => self.go(&report.attempt),
                 // What was sent twice says nothing when it is refused: the go comes by itself, and other reports follow.

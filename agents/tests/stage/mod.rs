@@ -104,6 +104,8 @@ pub struct FakeLeader {
     mood: Mutex<Mood>,
     journal: Mutex<Vec<Input>>,
     refusals: Mutex<HashMap<AttemptRef, &'static str>>,
+    /// The node is known.
+    member: AtomicBool,
     requests: AtomicUsize,
     changed: Notify,
 }
@@ -114,6 +116,7 @@ impl FakeLeader {
             mood: Mutex::new(Mood::Present),
             journal: Mutex::default(),
             refusals: Mutex::default(),
+            member: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             changed: Notify::new(),
         })
@@ -134,6 +137,11 @@ impl FakeLeader {
     /// From now on reports of this attempt are refused.
     pub fn refuse(&self, attempt: AttemptRef, code: &'static str) {
         self.refusals.lock().unwrap().insert(attempt, code);
+    }
+
+    /// The node is not known any more.
+    pub fn forget_node(&self) {
+        self.member.store(false, Ordering::SeqCst);
     }
 
     pub fn journal(&self) -> Vec<Input> {
@@ -193,7 +201,10 @@ impl FakeLeader {
             _ => None,
         };
         let mut journal = self.journal.lock().unwrap();
-        let known = journal.contains(input);
+        let known = match input {
+            Input::Join(_) => self.member.swap(true, Ordering::SeqCst),
+            _ => journal.contains(input),
+        };
         match (refusal, known) {
             (Some(code), _) => Verdict::Refused(code.to_owned()),
             (None, true) => Verdict::Refused("known already".to_owned()),
@@ -235,6 +246,8 @@ pub struct FakeBus {
     pub published: Mutex<Vec<BusMessage>>,
     pub changed: Notify,
     pub down: AtomicBool,
+    /// What a request is answered with; without it nobody listens.
+    pub answer: Mutex<Option<String>>,
     subscribers: Mutex<HashMap<String, mpsc::UnboundedSender<BusMessage>>>,
 }
 
@@ -275,8 +288,18 @@ impl MessageBus for FakeBus {
         async { Ok(()) }.boxed()
     }
 
-    fn request(&self, subject: String, _: BTreeMap<String, String>, _: Bytes, _: Duration) -> BoxFuture<'_, Result<BusMessage, BusError>> {
-        async move { Err(BusError::NoResponders { subject }) }.boxed()
+    fn request(
+        &self,
+        subject: String,
+        headers: BTreeMap<String, String>,
+        body: Bytes,
+        _: Duration,
+    ) -> BoxFuture<'_, Result<BusMessage, BusError>> {
+        let Some(answer) = self.answer.lock().unwrap().clone() else {
+            return async move { Err(BusError::NoResponders { subject }) }.boxed();
+        };
+        let reply = BusMessage { subject: subject.clone(), reply: None, headers: BTreeMap::new(), body: Bytes::from(answer) };
+        async move { self.publish(subject, headers, body).await.map(|()| reply) }.boxed()
     }
 
     fn subscribe(&self, subject: String) -> BoxFuture<'_, Result<BoxStream<'static, BusMessage>, BusError>> {
@@ -334,7 +357,7 @@ impl Actor for TestSupervisor {
         };
         let agent = AgentId::parse(&cell.get_name().unwrap()).unwrap();
         state.desk.agent_exited(agent.clone(), reason);
-        let _ = myself.send_after(Duration::from_millis(50), move || agent);
+        drop(myself.send_after(Duration::from_millis(50), move || agent));
         Ok(())
     }
 }
