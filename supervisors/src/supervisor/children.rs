@@ -10,19 +10,17 @@ use std::time::Duration;
 
 use amphi_protocol::tree::{TreeKind, TreeNode, TreeState};
 use futures::FutureExt;
-use ractor::{ActorCell, ActorId, ActorRef, RpcReplyPort, SpawnErr};
+use ractor::{ActorCell, ActorId, ActorRef, RpcReplyPort};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::child::{After, Child, EndReply, Phase, StartReply, millis, start_when_free};
 use super::{GaveUp, News, SupervisorMessage, cut, error_words, tell};
-use crate::board::{ChildRow, SupervisorRow, TreeBoard};
-use crate::ending::{Alive, KILL_WAIT_MAX, StartUnderWay, end};
-use crate::policy::{ExitKind, OnExhausted, Pace, Restart, Rules, Strategy, Verdict, Window, judge};
-use crate::spec::{ChildError, ChildEvent, ChildEventHook, ChildEventKind, ChildSpec, StartFn, SupervisorArguments, SupervisorSpec};
-
-type StartReply = RpcReplyPort<Result<ActorCell, ChildError>>;
-type EndReply = RpcReplyPort<Result<(), ChildError>>;
+use crate::board::{SupervisorRow, TreeBoard};
+use crate::ending::{Alive, StartUnderWay, end};
+use crate::policy::{ExitKind, Restart, Rules, Strategy, Verdict, Window, judge};
+use crate::spec::{ChildError, ChildEvent, ChildEventHook, ChildEventKind, ChildSpec, SupervisorArguments, SupervisorSpec};
 
 /// Most exits that are remembered while the starts they may belong to are under way.
 const EARLY_EXITS_MAX: usize = 1024;
@@ -55,109 +53,6 @@ struct Hook(ChildEventHook);
 impl std::fmt::Debug for Hook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Hook")
-    }
-}
-
-#[derive(Debug)]
-struct Child {
-    spec: ChildSpec,
-    phase: Phase,
-    generation: u64,
-    /// The last actor, for exits that come while it ends.
-    actor: Option<ActorId>,
-    starts: u64,
-    /// Added by `start_child`, and its first start is not over.
-    on_trial: bool,
-    window: Window,
-    pace: Pace,
-    /// Wait until it runs.
-    replies: Vec<StartReply>,
-}
-
-#[derive(Debug)]
-enum Phase {
-    /// Its turn in the order has not come.
-    Pending,
-    Starting(StartUnderWay),
-    /// `settled` is false while a nested supervisor starts its own children.
-    Running {
-        actor: ActorCell,
-        settled: bool,
-    },
-    /// In backoff, or a sibling's failure ends it first.
-    Waiting(Option<Alive>),
-    /// It was told to end.
-    Stopping(Alive, After),
-    Quarantined,
-    /// It ended as it should.
-    Down,
-}
-
-#[derive(Debug)]
-enum After {
-    Remove(Vec<EndReply>),
-    Restart,
-}
-
-impl Child {
-    fn new(spec: ChildSpec, on_trial: bool) -> Self {
-        Self {
-            spec,
-            phase: Phase::Pending,
-            generation: 0,
-            actor: None,
-            starts: 0,
-            on_trial,
-            window: Window::default(),
-            pace: Pace::default(),
-            replies: Vec::new(),
-        }
-    }
-
-    fn restarts(&self) -> u64 {
-        self.starts.saturating_sub(1)
-    }
-
-    fn counts_alone(&self) -> bool {
-        self.spec.intensity.is_some() || self.spec.on_exhausted == OnExhausted::Quarantine
-    }
-
-    /// Takes what has to be dead before the child's name is free.
-    fn take_alive(&mut self) -> Option<Alive> {
-        match std::mem::replace(&mut self.phase, Phase::Down) {
-            Phase::Starting(start) => Some(start.call_off()),
-            Phase::Running { actor, .. } => Some(Alive::Actor(actor)),
-            Phase::Waiting(alive) => alive,
-            Phase::Stopping(alive, _) => Some(alive),
-            Phase::Pending | Phase::Quarantined | Phase::Down => None,
-        }
-    }
-
-    fn answer(&mut self, answer: impl Fn() -> Result<ActorCell, ChildError>) {
-        for reply in self.replies.drain(..) {
-            let _ = reply.send(answer());
-        }
-    }
-
-    fn row(&self, intensity: crate::Intensity) -> ChildRow {
-        let own = self.counts_alone().then(|| self.spec.intensity.unwrap_or(intensity));
-        ChildRow {
-            node: TreeNode {
-                name: self.spec.id.clone(),
-                actor: self.spec.id.clone(),
-                kind: self.spec.kind,
-                strategy: None,
-                restart: Some(self.spec.restart.as_str().to_owned()),
-                restarts: 0,
-                max: own.map(|own| own.max),
-                within_ms: own.map(|own| millis(own.within)),
-                state: TreeState::Starting,
-                mailbox: None,
-                last_exit: None,
-                children: Vec::new(),
-            },
-            mailbox: self.spec.mailbox.clone(),
-        }
     }
 }
 
@@ -635,24 +530,4 @@ impl Children {
         let event = ChildEvent { supervisor: self.name.clone(), child: id.to_owned(), kind };
         tell(&self.hook.0, event);
     }
-}
-
-/// Starts a child, after an orphan of the same name is dead: a killed supervisor is reported before its children have left their
-/// synchronous sections, and until then they hold their names.
-async fn start_when_free(start: StartFn, supervisor: ActorCell) -> Result<ActorCell, SpawnErr> {
-    match start(supervisor.clone()).await {
-        Err(SpawnErr::ActorAlreadyRegistered(name)) => {
-            if let Some(orphan) = ractor::registry::where_is(name.clone()).filter(|actor| actor.try_get_supervisor().is_none()) {
-                tracing::info!(actor = name, "a start waits for the end of an orphan of the same name");
-                let _ = orphan.wait(Some(KILL_WAIT_MAX)).await;
-            }
-            // Also if it ended between the two looks.
-            start(supervisor).await
-        }
-        other => other,
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

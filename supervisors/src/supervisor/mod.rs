@@ -3,6 +3,7 @@
 //! Its handlers never wait: starts and ends run in tasks that report back. Only `post_stop` waits, because nothing may be left when a
 //! supervisor is gone. Where to start reading: the message enum, then `handle_supervisor_evt`.
 
+mod child;
 mod children;
 
 use std::sync::Arc;
