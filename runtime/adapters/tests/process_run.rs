@@ -1,4 +1,5 @@
 //! What a `run` task sees and what comes out of it.
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 mod support;
 

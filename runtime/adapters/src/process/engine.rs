@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use amphi_ports::{Engine, JobNews, JobOrder, ObjectStore, OutputLog, OutputSource};
-use amphi_protocol::document::{Script, Work};
+use amphi_protocol::document::{Script, Work, check_outputs};
 use amphi_protocol::journal::{AttemptEnd, Outcome};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -25,7 +25,7 @@ use super::mask::Secrets;
 use super::output::{Collector, write_log};
 use super::results::{ResultError, keep_artifacts, read_outputs};
 use super::tree::{GuardCommand, Tree, TreeOrder, Trees, Verdict, is_shortage};
-use super::values::{fill_text, no_value, settle_outputs};
+use super::values::{fill_text, no_value};
 
 /// Longest text that goes to the shell as an argument; the kernel's limit is 128 KiB.
 const ARGUMENT_BYTES_MAX: usize = 100 * 1024;
@@ -46,14 +46,21 @@ pub struct ProcessConfig {
     pub basics: Basics,
     /// Secrets by name.
     pub secrets: BTreeMap<String, String>,
+    /// Use cgroup2 where there is one.
+    pub use_cgroups: bool,
 }
 
 impl ProcessConfig {
-    /// The usual: this binary as guard, the standard `PATH`, no secrets. `home` is the `HOME` of the tasks.
+    /// The usual: this binary as guard, the standard `PATH` and after it this binary's folder (a task calls `amphi progress`), no
+    /// secrets. `home` is the `HOME` of the tasks.
     pub fn new(data_dir: PathBuf, home: String) -> Self {
-        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
+        let mut path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
+        let own = std::env::current_exe().ok().and_then(|exe| exe.parent()?.to_str().map(str::to_owned));
+        if let Some(own) = own.filter(|own| !own.contains(':') && path.split(':').all(|known| known != own)) {
+            path = format!("{path}:{own}");
+        }
         let basics = Basics { path, home, lang: "C.UTF-8".to_owned() };
-        Self { data_dir, guard: GuardCommand::default(), basics, secrets: BTreeMap::new() }
+        Self { data_dir, guard: GuardCommand::default(), basics, secrets: BTreeMap::new(), use_cgroups: true }
     }
 }
 
@@ -82,7 +89,7 @@ impl ProcessEngine {
         folders::sweep(&data_dir)?;
         let secret_values = config.secrets.iter().map(|(name, value)| (format!("secrets.{name}"), value.clone())).collect();
         let shared = Shared {
-            trees: Trees::open(&data_dir, config.guard)?,
+            trees: Trees::open(&data_dir, config.guard, config.use_cgroups)?,
             data_dir,
             basics: config.basics,
             secrets: Secrets::new(&config.secrets),
@@ -336,5 +343,5 @@ async fn take_outputs(order: &JobOrder, folders: &Folders) -> Result<BTreeMap<St
     let raw = tokio::task::spawn_blocking(move || read_outputs(&path))
         .await
         .map_err(|error| ResultError::Node { what: "$AMPHI_OUTPUT cannot be read".to_owned(), source: error.into() })??;
-    settle_outputs(&order.job.outputs, raw).map_err(ResultError::Refused)
+    check_outputs(&order.job.outputs, raw).map_err(ResultError::Refused)
 }

@@ -34,4 +34,4 @@ pub(crate) use engine::failed;
 pub(crate) use folders::{attempt_name, work_folder};
 pub(crate) use mask::Secrets;
 pub(crate) use tree::is_shortage;
-pub(crate) use values::{fill, fill_text, no_value, settle_outputs};
+pub(crate) use values::{fill, fill_text, no_value};

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use amphi_ports::ObjectStore;
+use amphi_protocol::document::OUTPUT_BYTES_MAX;
 use amphi_protocol::journal::Artifact;
 use bytes::Bytes;
 use nix::libc;
@@ -15,8 +16,6 @@ use sha2::{Digest, Sha256};
 
 /// Most bytes of an outputs file.
 pub const OUTPUTS_BYTES_MAX: u64 = 1024 * 1024;
-/// Most bytes of one output value.
-pub const OUTPUT_VALUE_BYTES_MAX: usize = 64 * 1024;
 /// Most files that an attempt may leave.
 pub const ARTIFACTS_MAX: usize = 1000;
 /// Most bytes that an attempt may leave.
@@ -67,7 +66,7 @@ pub fn read_outputs(path: &Path) -> Result<BTreeMap<String, String>, ResultError
         let Some((key, value)) = line.split_once('=').filter(|(key, _)| is_key(key)) else {
             return refused(format!("line {number} of $AMPHI_OUTPUT is no `key=value` with a key of letters, digits and `_`"));
         };
-        if value.len() > OUTPUT_VALUE_BYTES_MAX {
+        if value.len() > OUTPUT_BYTES_MAX {
             return refused(format!("the output `{key}` is larger than 64 KiB"));
         }
         outputs.insert(key.to_owned(), value.to_owned());

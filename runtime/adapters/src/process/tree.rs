@@ -96,9 +96,10 @@ pub struct Trees {
 
 impl Trees {
     /// Prepares `state_dir` for records.
-    pub fn open(state_dir: &Path, guard: GuardCommand) -> io::Result<Self> {
+    pub fn open(state_dir: &Path, guard: GuardCommand, use_cgroups: bool) -> io::Result<Self> {
         std::fs::create_dir_all(record::folder(state_dir))?;
-        Ok(Self { state_dir: state_dir.to_owned(), guard, cgroups: cgroup::find_parent(), keeper: Keeper::start()? })
+        let cgroups = if use_cgroups { cgroup::find_parent() } else { None };
+        Ok(Self { state_dir: state_dir.to_owned(), guard, cgroups, keeper: Keeper::start()? })
     }
 
     /// Starts a guard and hands it `order`. Blocks for some milliseconds; call it on a blocking thread of a tokio runtime.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use amphi_protocol::document::parse_duration;
 use serde_json::Value;
 
 /// One argument that a tool takes.
@@ -73,7 +74,7 @@ impl Arguments {
                     .insert(name, number.ok_or_else(|| format!("the argument `{name}` must be a whole number from {min} to {max}"))?);
             }
             Kind::Duration { ms_max } => {
-                let ms = duration_ms(text.trim()).filter(|ms| (1..=ms_max).contains(ms));
+                let ms = parse_duration(text.trim()).filter(|ms| (1..=ms_max).contains(ms));
                 let expected = || format!("the argument `{name}` must be a duration such as 500ms, 10s or 1m, at most {}s", ms_max / 1000);
                 self.numbers.insert(name, ms.ok_or_else(expected)?);
             }
@@ -90,17 +91,4 @@ impl Arguments {
     pub fn number(&self, name: &str) -> Option<u64> {
         self.numbers.get(name).copied()
     }
-}
-
-fn duration_ms(text: &str) -> Option<u64> {
-    let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
-    let number: u64 = text[..unit_at].parse().ok()?;
-    let unit_ms = match &text[unit_at..] {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60 * 1000,
-        "h" => 3600 * 1000,
-        _ => return None,
-    };
-    number.checked_mul(unit_ms)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use amphi_ports::{Engine, JobNews, JobOrder};
-use amphi_protocol::document::{Work, Workspace};
+use amphi_protocol::document::{Work, Workspace, check_outputs};
 use amphi_protocol::journal::{AttemptEnd, Outcome};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Arguments, Context, ToolError, find};
-use crate::process::{Secrets, attempt_name, failed, fill, fill_text, no_value, settle_outputs, work_folder};
+use crate::process::{Secrets, attempt_name, failed, fill, fill_text, no_value, work_folder};
 
 /// Runs tools inside this process.
 pub struct ToolEngine {
@@ -74,7 +74,7 @@ async fn run(shared: &Shared, order: &JobOrder, news: mpsc::UnboundedSender<JobN
     let answer = tool.run(&context, arguments).await;
     drop(place);
     match answer {
-        Ok(raw) => match settle_outputs(&order.job.outputs, raw) {
+        Ok(raw) => match check_outputs(&order.job.outputs, raw) {
             Ok(outputs) => AttemptEnd { outcome: Outcome::Succeeded, exit_code: None, error: None, outputs, artifacts: Vec::new() },
             Err(error) => failed(Outcome::Output, error),
         },

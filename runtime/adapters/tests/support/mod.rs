@@ -1,4 +1,5 @@
 //! What the tests of the engines share.
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 #![allow(dead_code)] // each test binary uses its part
 
 use std::collections::BTreeMap;
@@ -78,11 +79,20 @@ impl Bench {
         Self::with_secrets(&[])
     }
 
+    pub fn without_cgroups() -> Self {
+        Self::with(&[], false)
+    }
+
     pub fn with_secrets(secrets: &[(&str, &str)]) -> Self {
+        Self::with(secrets, true)
+    }
+
+    fn with(secrets: &[(&str, &str)], use_cgroups: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = ProcessConfig::new(folder.path().join("data"), "/home/somebody".to_owned());
         config.guard = GuardCommand { program: env!("CARGO_BIN_EXE_amphi-test-node").into(), arguments: vec!["guard".into()] };
         config.secrets = secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        config.use_cgroups = use_cgroups;
         let memory = Arc::new(Memory::default());
         let engine = Arc::new(ProcessEngine::open(config, memory.clone(), memory.clone()).unwrap());
         Self { engine, memory, folder, next: AtomicU32::new(0) }
@@ -162,11 +172,44 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Living processes whose environment holds `marker`, zombies not counted.
-pub fn living(marker: &str) -> Vec<i32> {
+/// A mark that no other process has: digits, so that it can be the fraction of a `sleep`.
+pub fn new_mark() -> String {
+    format!("{:020}", uuid::Uuid::now_v7().as_u128() % 100_000_000_000_000_000_000)
+}
+
+/// A script whose processes do all they can to live on: another session, double fork, deaf to TERM, stopped, without environment.
+/// It becomes [`NASTY`] processes with `mark` in their command line.
+pub fn nasty(mark: &str) -> String {
+    let nap = format!("sleep 1000.{mark}");
+    format!(
+        "trap '' TERM HUP INT\n\
+         setsid sh -c '{nap}; :' &\n\
+         ( setsid sh -c '( {nap}; : ) & {nap}; :' & )\n\
+         {nap} &\n\
+         sh -c 'kill -STOP $$; {nap}' &\n\
+         env -i setsid {nap} &\n\
+         {nap}\n:\n"
+    )
+}
+
+/// Fewest processes that [`nasty`] becomes.
+pub const NASTY: usize = 8;
+
+/// Waits until all of [`nasty`] is there, its stopped process stopped.
+pub fn wait_for_nasty(mark: &str) {
+    wait_until("the nasty processes come up", || {
+        let pids = living(mark);
+        pids.len() >= NASTY && pids.iter().any(|pid| read(Path::new(&format!("/proc/{pid}/stat"))).contains(") T "))
+    });
+}
+
+/// Living processes with `mark` in their command line, zombies and this process's own not counted.
+pub fn living(mark: &str) -> Vec<i32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|bytes| contains(&bytes, marker.as_bytes()))).collect()
+    pids.filter(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|bytes| contains(&bytes, mark.as_bytes())))
+        .filter(|pid| !read(Path::new(&format!("/proc/{pid}/cmdline"))).contains("amphi-test-node"))
+        .collect()
 }
 
 pub fn contains(bytes: &[u8], part: &[u8]) -> bool {

@@ -1,13 +1,13 @@
 //! A node that tests can kill and stop: it runs one command under a guard. Not part of any release.
 //!
-//! `guard …` is the guard. `node DATA SCRIPT` runs SCRIPT as attempt `e/0.1.1`, writes `started PID` and `end JSON` to standard output,
+//! `guard …` is the guard. `node DATA SCRIPT [no-cgroups]` runs SCRIPT as attempt `e/0.1.1`, writes `started PID` and `end JSON` to standard output,
 //! and cancels on a line on standard input.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use amphi_adapters::process::{GuardCommand, ProcessConfig, ProcessEngine, become_subreaper, confirm_dead, guard_main};
+use amphi_adapters::process::{ProcessConfig, ProcessEngine, become_subreaper, confirm_dead, guard_main};
 use amphi_ports::{Engine, JobNews, JobOrder, ObjectStore, OutputChunk, OutputLog, StoreError};
 use amphi_protocol::document::{Script, Work, Workspace};
 use amphi_protocol::ids::{AttemptRef, EpicId, Token};
@@ -43,18 +43,18 @@ fn main() {
         Some(role) if role == "node" => {
             let data_dir = PathBuf::from(arguments.next().expect("the data folder is given"));
             let script = arguments.next().and_then(|text| text.into_string().ok()).expect("the script is given");
-            node(data_dir, script);
+            node(data_dir, script, arguments.next().is_none());
         }
         _ => panic!("usage: amphi-test-node guard|node"),
     }
 }
 
 #[tokio::main]
-async fn node(data_dir: PathBuf, script: String) {
+async fn node(data_dir: PathBuf, script: String, use_cgroups: bool) {
     become_subreaper().expect("Linux has child subreapers");
     confirm_dead(&data_dir, std::time::Duration::from_secs(20)).expect("nothing of an earlier life is left");
     let mut config = ProcessConfig::new(data_dir, "/".to_owned());
-    config.guard = GuardCommand::default();
+    config.use_cgroups = use_cgroups;
     let engine = ProcessEngine::open(config, Arc::new(Nowhere), Arc::new(Nowhere)).expect("the data folder can be used");
     let job = Job {
         work: Work::Run(Script { text: script, variables: BTreeMap::new() }),
