@@ -66,19 +66,20 @@ pub enum ConnectError {
 /// Connects to `url` under the client name `name`. Fails if nobody answers now; later outages heal by themselves, with attempts every
 /// 50 to 250 ms for ever. What is published during an outage is kept and sent afterwards: a write that timed out may still land.
 pub async fn connect(url: &str, name: &str) -> Result<Client, ConnectError> {
-    let (servers, options) = target(url, options(name))?;
+    let (servers, options) = connect_options(url, name)?;
     options.connect(servers).await.map_err(ConnectError::Unreachable)
 }
 
 /// As [`connect`], but returns at once and goes on trying if nobody answers yet.
 pub async fn connect_later(url: &str, name: &str) -> Result<Client, ConnectError> {
-    let (servers, options) = target(url, options(name))?;
+    let (servers, options) = connect_options(url, name)?;
     options.retry_on_initial_connect().connect(servers).await.map_err(ConnectError::Unreachable)
 }
 
-/// The servers of a URL (or of several, with commas between), and the options with the credentials in it: the client library does
-/// not take them from there. A user without password is a token.
-fn target(url: &str, options: ConnectOptions) -> Result<(Vec<ServerAddr>, ConnectOptions), ConnectError> {
+/// The servers of a URL (or of several, with commas between), and our options with the credentials in it: the client library does
+/// not take them from there by itself. A user without password is a token.
+pub fn connect_options(url: &str, name: &str) -> Result<(Vec<ServerAddr>, ConnectOptions), ConnectError> {
+    let options = options(name);
     let parse = |part: &str| ServerAddr::from_str(part.trim()).map_err(|e| ConnectError::Url(e.to_string()));
     let servers = url.split(',').map(parse).collect::<Result<Vec<_>, _>>()?;
     let credentials = servers.iter().find_map(|server| Some((server.username()?, server.password())));

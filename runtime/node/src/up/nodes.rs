@@ -244,7 +244,9 @@ pub(super) async fn end_leftovers(data: &Path) -> Result<(), ManagedError> {
     let ended = tokio::task::spawn_blocking(move || {
         let folders = fs::read_dir(&data).into_iter().flatten().flatten().map(|entry| entry.path());
         for folder in folders {
-            let Some(noted) = fs::read(pid_path(&folder)).ok().and_then(|bytes| serde_json::from_slice::<PidFile>(&bytes).ok()) else { continue };
+            let Some(noted) = fs::read(pid_path(&folder)).ok().and_then(|bytes| serde_json::from_slice::<PidFile>(&bytes).ok()) else {
+                continue;
+            };
             if process_start_time(noted.pid) == Some(noted.start_time) && is_node(noted.pid) {
                 super::say(&format!("ending a node process that was left behind (pid {})", noted.pid));
                 end_process(noted.pid, noted.start_time)?;

@@ -36,7 +36,7 @@ pub fn end_leftover(data: &Path) -> Result<bool, ManagedError> {
         let Some(start_time) = process_start_time(pid).filter(|_| runs_on(pid, &config)) else { continue };
         tracing::warn!(pid, "ending a nats-server that was left behind");
         found = true;
-        end(pid, start_time)?;
+        end_process(pid, start_time)?;
     }
     folder.remove_pid();
     Ok(found)
@@ -67,7 +67,8 @@ fn runs_on(pid: u32, config: &Path) -> bool {
     program.ends_with(b"nats-server") && words.any(|word| word == config.as_os_str().as_encoded_bytes())
 }
 
-fn end(pid: u32, start_time: u64) -> Result<(), ManagedError> {
+/// Ends the process that has this pid and start time: TERM, then KILL, and returns when it is gone. Blocking, up to 15 s.
+pub fn end_process(pid: u32, start_time: u64) -> Result<(), ManagedError> {
     let alive = || process_start_time(pid) == Some(start_time);
     for (signal, patience) in [(Signal::SIGTERM, TERM_PATIENCE), (Signal::SIGKILL, KILL_PATIENCE)] {
         if let Ok(number) = i32::try_from(pid) {

@@ -21,7 +21,7 @@ mod leftover;
 mod locate;
 mod lock;
 
-pub use leftover::{end_leftover, process_start_time};
+pub use leftover::{end_leftover, end_process, process_start_time};
 pub use locate::find_server;
 pub use lock::{DataLock, LockError};
 
@@ -82,8 +82,8 @@ pub enum ManagedError {
         /// Where to look.
         log: PathBuf,
     },
-    /// A server that a killed `up` left behind does not end.
-    #[error("a nats-server from before (pid {pid}) still runs on this data folder and does not end")]
+    /// A process that a killed `up` left behind does not end.
+    #[error("process {pid}, left behind on this data folder, does not end")]
     LeftoverLives {
         /// Its process.
         pid: u32,
