@@ -171,7 +171,7 @@ fn cgroup() -> Finding {
     let Some(path) = own.lines().find_map(|line| line.strip_prefix("0::")) else {
         return Finding::warn("cgroup.kill", "no cgroup2 here", fix);
     };
-    let folder = Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
+    let folder: PathBuf = Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')).components().collect();
     let writable = nix::unistd::access(&folder, nix::unistd::AccessFlags::W_OK).is_ok();
     if writable && (folder.join("cgroup.kill").exists() || has_kill(&folder)) {
         Finding::ok("cgroup.kill", format!("available under {}", folder.display()))

@@ -83,7 +83,7 @@ pub fn check(document: &Document, pairs: &[String], strict: bool, catalog: Optio
         workspace_base: Some(document.base.clone()),
         unknown_names_are_errors: false,
     };
-    let mut compiled = compile(document.text.as_bytes(), &options);
+    let mut compiled = compile(&document.text, &options);
     if !knows_names {
         // Which roles and tools there are is the cluster's to say.
         compiled.warnings.retain(|warning| !matches!(warning.code, ErrorCode::RoleUnknown | ErrorCode::ToolUnknown));
@@ -104,8 +104,8 @@ pub fn invalid(document: &Document, problems: Vec<Problem>) -> Failure {
 /// Says on standard error what is allowed but probably not meant.
 pub fn warn(screen: Screen, document: &Document, warnings: &[Problem]) {
     for warning in warnings {
-        let text = problem_text(warning, Some(&document.text), screen.style);
-        talk(&format!("{}: {}", screen.style.paint(Paint::Warn, "warning"), text.trim_end()));
+        let text = problem_text(warning, Some(&document.text), screen.talk_style);
+        talk(&format!("{}: {}", screen.talk_style.paint(Paint::Warn, "warning"), text.trim_end()));
     }
 }
 

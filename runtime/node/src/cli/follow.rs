@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn the_summary_names_what_failed_and_how_to_look() {
-        let screen = Screen { json: false, terminal: false, style: Style::PLAIN };
+        let screen = Screen { json: false, terminal: false, style: Style::PLAIN, talk_style: Style::PLAIN };
         let status = status();
         let text = summary(&status, &result_of(&status), screen);
         assert_eq!(text, "✗ e-1 failed after 2.0s · 1 failed, 1 succeeded\n  ✗ b  exit 3  →  amphi task logs e-1/b");

@@ -30,6 +30,7 @@ mod screen;
 mod task;
 mod task_logs;
 mod tree;
+mod up;
 mod verdict;
 mod version;
 mod why;
@@ -85,6 +86,8 @@ pub struct Global {
 /// All commands for people and scripts; `node` and `guard` are the program's own and stand in `main`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a cluster in the foreground: NATS (unless --nats names one) and nodes
+    Up(up::UpArgs),
     /// Submit an epic and follow it
     Run(run::RunArgs),
     /// Check, submit, look at and cancel epics
@@ -131,7 +134,10 @@ pub enum Command {
 impl Command {
     /// What is logged unless `AMPHI_LOG` says otherwise: clients only speak up when something is wrong.
     pub fn log_level(&self) -> &'static str {
-        "warn"
+        match self {
+            Self::Up(_) => "info",
+            _ => "warn",
+        }
     }
 }
 
@@ -141,12 +147,13 @@ pub async fn execute(cli: Cli) -> u8 {
     let screen = Screen::new(global.json, global.color);
     match dispatch(&global, screen, command).await {
         Ok(code) => code,
-        Err(failure) => report(&failure, screen, global.color),
+        Err(failure) => report(&failure, screen),
     }
 }
 
 async fn dispatch(global: &Global, screen: Screen, command: Command) -> Result<u8, Failure> {
     match command {
+        Command::Up(args) => up::up(global, args).await,
         Command::Run(args) => run::run(global, screen, args).await,
         Command::Epic(command) => epic::epic(global, screen, command).await,
         Command::Task(command) => task::task(global, screen, command).await,
@@ -167,17 +174,14 @@ async fn dispatch(global: &Global, screen: Screen, command: Command) -> Result<u
 }
 
 /// Tells the user: the error object on standard output with `--json`, else text on standard error.
-fn report(failure: &Failure, screen: Screen, color: ColorChoice) -> u8 {
+fn report(failure: &Failure, screen: Screen) -> u8 {
     if screen.json {
         if let Some(json) = failure.as_json() {
             // If nobody reads it, the exit code still tells.
             let _ = screen.line(&json);
         }
-    } else {
-        let style = screen::Style::choose(color, std::io::IsTerminal::is_terminal(&std::io::stderr()));
-        if let Some(text) = failure.as_text(style) {
-            screen::talk(text.trim_end());
-        }
+    } else if let Some(text) = failure.as_text(screen.talk_style) {
+        talk(text.trim_end());
     }
     failure.exit_code()
 }
@@ -188,8 +192,7 @@ pub fn report_usage(error: &clap::Error, json: bool) -> u8 {
         let text = error.render().to_string();
         let message = text.trim_start_matches("error: ").lines().next().unwrap_or_default().to_owned();
         let failure = Failure::usage(message).hint("amphi --help");
-        let screen = Screen::new(true, ColorChoice::Never);
-        return report(&failure, screen, ColorChoice::Never);
+        return report(&failure, Screen::new(true, ColorChoice::Never));
     }
     let _ = error.print();
     if error.use_stderr() { 2 } else { 0 }

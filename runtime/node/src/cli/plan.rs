@@ -1,13 +1,13 @@
 //! `epic plan`: what a document expands to. The same view answers `amphi.api.epic.plan`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use amphi_protocol::document::{EpicSpec, LockMode, Plan};
 use serde_json::{Value, json};
 
 use super::epic_file::{self, Document, FileArgs};
 use super::failure::{Failure, exit};
-use super::screen::{Cell, Paint, Screen, Style, items, table, text_of};
+use super::screen::{Cell, Paint, Screen, Style, items, table};
 
 /// Edges that are listed; an epic with more of them says how many are left out.
 const EDGES_MAX: usize = 100_000;
@@ -84,8 +84,8 @@ fn critical_path(plan: &Plan) -> Vec<usize> {
     }
     let mut length = vec![0u32; nodes];
     let mut before: Vec<Option<usize>> = vec![None; nodes];
-    let mut ready: Vec<usize> = (0..nodes).filter(|node| open[*node] == 0).collect();
-    while let Some(node) = ready.pop() {
+    let mut ready: VecDeque<usize> = (0..nodes).filter(|node| open[*node] == 0).collect();
+    while let Some(node) = ready.pop_front() {
         let own = u32::from(node < count);
         let reached = length[node] + own;
         let mut visit = |next: usize| {
@@ -94,7 +94,7 @@ fn critical_path(plan: &Plan) -> Vec<usize> {
             }
             open[next] -= 1;
             if open[next] == 0 {
-                ready.push(next);
+                ready.push_back(next);
             }
         };
         match plan.tasks.get(node) {
@@ -168,12 +168,44 @@ fn plan_text(spec: &EpicSpec, view: &Value, style: Style) -> String {
     let path: Vec<&str> = items(view, "critical_path").iter().filter_map(Value::as_str).collect();
     out.push_str(&format!("\ncritical path  {}\n", path.join(" → ")));
     for (resource, modes) in view["locks"].as_object().into_iter().flatten() {
-        let modes: Vec<String> = ["read", "write"]
-            .iter()
-            .filter(|mode| !modes[**mode].is_null())
-            .map(|mode| format!("{mode} by {}", text_of(modes, mode)))
-            .collect();
-        out.push_str(&format!("lock  {resource}  {}\n", modes.join(", ")));
+        let names = |mode: &str| items(modes, mode).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
+        let modes = ["read", "write"].into_iter().filter(|mode| !modes[*mode].is_null());
+        let modes: Vec<String> = modes.map(|mode| format!("{mode} by {}", names(mode))).collect();
+        out.push_str(&format!("lock  {resource}  {}\n", modes.join("; ")));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use amphi_protocol::document::{CompileOptions, compile};
+
+    use super::*;
+
+    fn view(tasks: &str) -> Value {
+        let text = format!("version: 1\nname: e\n{tasks}");
+        let compiled = compile(&text, &CompileOptions::default());
+        plan_view(&compiled.spec.unwrap_or_else(|| panic!("{:?}", compiled.problems)))
+    }
+
+    #[test]
+    fn a_plan_counts_orders_and_locks() {
+        let view = view(
+            "phases: [build, test]\ntasks:\n  a: { phase: build, run: 'true' }\n  b: { phase: build, run: 'true', matrix: { i: 1..4 }, \
+             locks: { write: [db/x] } }\n  c: { phase: test, run: 'true' }\n  d: { phase: test, needs: [c], run: 'true', locks: { read: [db/x] } }\n",
+        );
+        assert_eq!(
+            view,
+            json!({"tasks": 4, "runs": 7, "edges": [["a", "c"], ["b", "c"], ["c", "d"]], "phases": ["build", "test"],
+                "critical_path": ["a", "c", "d"], "locks": {"db/x": {"read": ["d"], "write": ["b"]}}})
+        );
+    }
+
+    #[test]
+    fn the_critical_path_is_the_longest_chain_also_without_phases() {
+        let view = view(
+            "tasks:\n  z: { needs: [y], run: 'true' }\n  x: { run: 'true' }\n  y: { needs: [x], run: 'true' }\n  w: { run: 'true' }\n",
+        );
+        assert_eq!(view["critical_path"], json!(["x", "y", "z"]));
+    }
 }

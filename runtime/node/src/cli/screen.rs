@@ -93,13 +93,16 @@ pub struct Screen {
     pub terminal: bool,
     /// Its colours.
     pub style: Style,
+    /// Colours of standard error.
+    pub talk_style: Style,
 }
 
 impl Screen {
     /// The process's standard output.
     pub fn new(json: bool, choice: ColorChoice) -> Self {
         let terminal = io::stdout().is_terminal();
-        Self { json, terminal, style: Style::choose(choice, terminal) }
+        let talk_style = Style::choose(choice, io::stderr().is_terminal());
+        Self { json, terminal, style: Style::choose(choice, terminal), talk_style }
     }
 
     /// Writes text as it is and flushes it.

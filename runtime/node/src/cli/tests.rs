@@ -19,6 +19,8 @@ fn the_command_tree_is_sound() {
 #[test]
 fn every_command_of_this_release_parses() {
     for line in [
+        "amphi up",
+        "amphi up --nodes 3 --config f --data d --nats nats://h:1 --ready-file f --capacity 9 --label a=b --node-prefix p --no-manager --no-restart",
         "amphi run a.epic.yaml -i k=v -i x=y --id KEY --wait --timeout 10m",
         "amphi run - --detach --json",
         "amphi run a.yaml --dry-run",
@@ -69,6 +71,8 @@ fn what_this_release_cannot_do_is_no_command() {
     for line in [
         "amphi",
         "amphi demo",
+        "amphi up --nodes 0",
+        "amphi up --label a",
         "amphi epic pause e-1",
         "amphi task skip e-1/a",
         "amphi gate ls",
