@@ -1,1 +1,5 @@
-//! amphi-tests.
+//! What only tests need: the deterministic simulation of a whole cluster.
+//!
+//! Nothing here is part of the product. Start at [`simulation`].
+
+pub mod simulation;

@@ -1,0 +1,188 @@
+//! Clients and persons: they submit, send again until they are answered, contradict themselves, cancel, retry and answer questions.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use amphi_coordination::{InstanceEnd, InstanceState};
+use amphi_protocol::document::EpicSpec;
+use amphi_protocol::ids::{EpicId, IncidentId, ProjectId, SubmitKey};
+use amphi_protocol::journal::{Input, Resolution, SpecRef, Submission};
+
+use super::epics;
+use super::world::{Event, Reply, Sender, Verdict, World};
+
+const SUBMISSIONS_MAX: usize = 5;
+
+/// What a request was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Submit(usize),
+    Conflict(usize),
+    Other,
+}
+
+#[derive(Debug)]
+struct Sent {
+    key: SubmitKey,
+    project: ProjectId,
+    spec: SpecRef,
+    /// The answer.
+    epic: Option<EpicId>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    sent: Vec<Sent>,
+    requests: Vec<(u64, Purpose)>,
+    stopped: bool,
+}
+
+impl Clients {
+    pub fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// Everybody has an answer.
+    pub fn is_settled(&self) -> bool {
+        self.sent.iter().all(|sent| sent.epic.is_some())
+    }
+
+    /// What was answered: key and epic.
+    pub fn acknowledged(&self) -> impl Iterator<Item = (&ProjectId, &SubmitKey, &EpicId)> {
+        self.sent.iter().filter_map(|sent| Some((&sent.project, &sent.key, sent.epic.as_ref()?)))
+    }
+}
+
+impl World {
+    pub fn client_acts(&mut self) {
+        let pause = self.rng.between(30, 400);
+        self.after(pause, Event::ClientActs);
+        self.person_answers();
+        let open: Vec<usize> = (0..self.clients.sent.len()).filter(|sent| self.clients.sent[*sent].epic.is_none()).collect();
+        if let Some(again) = open.first()
+            && (self.clients.stopped || self.rng.chance(40))
+        {
+            self.tally.fault("client.resend");
+            return self.submit(*again, Purpose::Submit(*again));
+        }
+        if self.clients.stopped {
+            return;
+        }
+        match self.rng.below(100) {
+            0..35 if self.clients.sent.len() < SUBMISSIONS_MAX => self.submit_new(),
+            35..45 if !self.clients.sent.is_empty() => {
+                let again = self.rng.below(self.clients.sent.len() as u64) as usize;
+                self.tally.fault("client.resend");
+                self.submit(again, Purpose::Submit(again));
+            }
+            45..50 => {
+                let answered = (0..self.clients.sent.len()).find(|sent| self.clients.sent[*sent].epic.is_some());
+                if let Some(sent) = answered {
+                    self.tally.fault("client.conflict");
+                    self.submit(sent, Purpose::Conflict(sent));
+                }
+            }
+            50..80 => self.operate(),
+            _ => {}
+        }
+    }
+
+    fn submit_new(&mut self) {
+        let spec: Arc<EpicSpec> = Arc::new(epics::epic(&mut self.rng));
+        let key = SubmitKey::parse(&format!("key {}", self.clients.sent.len())).expect("the key is valid");
+        let project = spec.project.clone();
+        let (spec, _) = SpecRef::new(spec);
+        self.clients.sent.push(Sent { key, project, spec, epic: None });
+        let number = self.clients.sent.len() - 1;
+        self.submit(number, Purpose::Submit(number));
+    }
+
+    fn submit(&mut self, number: usize, purpose: Purpose) {
+        let id = self.id();
+        let sent = &self.clients.sent[number];
+        let body_hash = if matches!(purpose, Purpose::Conflict(_)) { "another".to_owned() } else { sent.spec.hash.clone() };
+        let submission = Submission {
+            epic: EpicId::parse(&format!("sim-{id}")).expect("the id is valid"),
+            key: sent.key.clone(),
+            body_hash,
+            by: "client".to_owned(),
+            project: sent.project.clone(),
+            spec: sent.spec.clone(),
+        };
+        self.request(purpose, Input::Submit(submission));
+    }
+
+    fn request(&mut self, purpose: Purpose, input: Input) {
+        let request = self.id();
+        self.clients.requests.push((request, purpose));
+        self.send(Event::Request { from: Sender::Client { request }, inputs: Rc::new(vec![input]) });
+    }
+
+    /// An operator does something to a random epic, now and then to one that does not exist.
+    fn operate(&mut self) {
+        let by = "operator".to_owned();
+        let Some(leader) = self.leader() else { return };
+        let epics: Vec<(EpicId, Vec<u32>)> = leader
+            .seat
+            .state()
+            .epics()
+            .map(|epic| {
+                let again = |state: &InstanceState| {
+                    matches!(state, InstanceState::Ended(InstanceEnd::Failed | InstanceEnd::Cancelled | InstanceEnd::CutOff))
+                };
+                let failed = (0u32..).zip(&epic.instances).filter(|(_, instance)| again(&instance.state)).map(|(i, _)| i);
+                (epic.id.clone(), failed.collect())
+            })
+            .collect();
+        if epics.is_empty() {
+            return;
+        }
+        let (epic, failed) = self.rng.pick(&epics).clone();
+        let input = match self.rng.below(10) {
+            0..2 => Input::CancelEpic { epic, by },
+            2..5 => Input::CancelTask { epic, instances: vec![self.rng.below(6) as u32], by },
+            5..9 if !failed.is_empty() => Input::RetryTask { epic, instances: vec![*self.rng.pick(&failed)], by },
+            9 => Input::CancelEpic { epic: EpicId::parse("nobody").expect("the id is valid"), by },
+            _ => Input::RetryTask { epic, instances: vec![self.rng.below(6) as u32], by },
+        };
+        self.request(Purpose::Other, input);
+    }
+
+    fn person_answers(&mut self) {
+        let answers = if self.faults { self.rng.chance(40) } else { self.persons_answer };
+        let Some(incident) = self.open_incident().filter(|_| answers) else { return };
+        let resolution = *self.rng.pick(&[Resolution::Succeeded, Resolution::Failed, Resolution::NotStarted]);
+        self.request(Purpose::Other, Input::ResolveIncident { incident, resolution, by: "person".to_owned() });
+    }
+
+    fn open_incident(&mut self) -> Option<IncidentId> {
+        let leader = self.leader()?;
+        let epics = leader.seat.state().epics();
+        let open: Vec<IncidentId> = epics
+            .flat_map(|epic| &epic.instances)
+            .filter_map(|instance| match &instance.state {
+                InstanceState::Unknown { incident } => Some(incident.clone()),
+                _ => None,
+            })
+            .collect();
+        if open.is_empty() { None } else { Some(self.rng.pick(&open).clone()) }
+    }
+
+    pub fn client_hears(&mut self, request: u64, reply: &Reply) {
+        let Some(position) = self.clients.requests.iter().position(|(known, _)| *known == request) else { return };
+        let purpose = self.clients.requests[position].1;
+        let Reply::Verdicts { verdicts, .. } = reply else { return };
+        match (purpose, &verdicts[0]) {
+            (Purpose::Submit(number), Verdict::Accepted(Some(epic)) | Verdict::Duplicate(epic)) => {
+                let known = self.clients.sent[number].epic.get_or_insert_with(|| epic.clone());
+                if known != epic {
+                    let words = format!("one submission was answered with {known} and with {epic}");
+                    self.fail("S13", words);
+                }
+            }
+            (Purpose::Submit(_), other) => self.fail("S1", format!("a valid submission was answered with {other:?}")),
+            (Purpose::Conflict(_), Verdict::Refused("submit.conflict")) | (Purpose::Other, _) => {}
+            (Purpose::Conflict(_), other) => self.fail("S13", format!("another body under a used key was answered with {other:?}")),
+        }
+    }
+}

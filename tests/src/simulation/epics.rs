@@ -1,0 +1,124 @@
+//! Random epics: every feature of the graph, small enough that hundreds of steps bring them to their end.
+
+use std::collections::BTreeMap;
+
+use amphi_protocol::document::{
+    Condition, EpicSpec, LockSpec, MatrixAxis, OnFailure, ResourceSpec, RetryCause, RetryPolicy, TaskSpec, Work, Workspace,
+};
+use amphi_protocol::ids::{EpicName, PhaseName, ProjectId, Resource, RoleName, TaskName};
+use serde_json::json;
+
+use super::rng::Rng;
+
+/// Roles with their skills. Every node may have agents of each.
+pub const ROLES: &[(&str, &[&str])] = &[("Build", &["cc", "sh"]), ("Check", &["sh"]), ("Ship", &["net"])];
+/// Most tasks of one epic.
+const TASKS_MAX: u64 = 7;
+
+/// A valid epic.
+pub fn epic(rng: &mut Rng) -> EpicSpec {
+    let count = rng.between(1, TASKS_MAX) as u32;
+    let phases = if rng.chance(40) { rng.between(1, u64::from(count.min(3))) as u32 } else { 0 };
+    let mut tasks: Vec<TaskSpec> = Vec::new();
+    for position in 0..count {
+        // The first tasks see to it that no phase is empty.
+        let phase = (phases > 0).then(|| if position < phases { position } else { rng.below(u64::from(phases)) as u32 });
+        let earlier: Vec<u32> = (0..position).filter(|other| tasks[*other as usize].phase <= phase).collect();
+        tasks.push(task(rng, position, phase, &earlier));
+    }
+    let folder = if rng.chance(50) { "/w/a" } else { "/w/b" };
+    let priority = rng.below(5) as u8;
+    EpicSpec {
+        name: EpicName::parse("sim").expect("the name is valid"),
+        title: None,
+        project: ProjectId::parse(if rng.chance(80) { "one" } else { "two" }).expect("the project is valid"),
+        priority,
+        inputs: BTreeMap::new(),
+        workspace: if rng.chance(30) { Workspace::Path(folder.to_owned()) } else { Workspace::None },
+        phases: (0..phases).map(|phase| PhaseName::parse(&format!("p{phase}")).expect("the phase is valid")).collect(),
+        resources: resources(rng),
+        on_failure: OnFailure::Stop,
+        reference: None,
+        tasks,
+    }
+}
+
+fn resources(rng: &mut Rng) -> BTreeMap<Resource, ResourceSpec> {
+    let declared = ["db", "port"].into_iter().filter(|_| rng.chance(60));
+    declared.map(|name| (Resource::parse(name).expect("the resource is valid"), ResourceSpec { lease_ms: 1_500 })).collect()
+}
+
+fn task(rng: &mut Rng, position: u32, phase: Option<u32>, earlier: &[u32]) -> TaskSpec {
+    let needs = match earlier {
+        [] if phase.is_none() => Some(Vec::new()),
+        _ if phase.is_some() && rng.chance(60) => None,
+        _ => Some(earlier.iter().copied().filter(|_| rng.chance(40)).take(3).collect()),
+    };
+    let condition = match rng.below(10) {
+        0 => Condition::Always,
+        1 => Condition::Failure,
+        _ => Condition::Success,
+    };
+    let matrix = if rng.chance(30) { matrix(rng) } else { Vec::new() };
+    let wide = !matrix.is_empty();
+    let (role, skills) = *rng.pick(ROLES);
+    let demand = rng.below(4);
+    TaskSpec {
+        name: TaskName::parse(&format!("t{position}")).expect("the task id is valid"),
+        phase,
+        needs,
+        work: Work::Tool { tool: "noop".to_owned(), with: json!({}) },
+        agent: (demand < 2).then(|| RoleName::parse(role).expect("the role is valid")),
+        skills: if demand == 2 { vec![skills[0].to_owned()] } else { Vec::new() },
+        exclude: if wide && rng.chance(20) { vec![BTreeMap::from([("m".to_owned(), "1".to_owned())])] } else { Vec::new() },
+        max_parallel: (wide && rng.chance(40)).then(|| rng.between(1, 2) as u32),
+        fail_fast: wide && rng.chance(50),
+        locks: if rng.chance(55) { locks(rng, wide) } else { LockSpec::default() },
+        matrix,
+        condition,
+        retry: retry(rng),
+        timeout_ms: rng.chance(20).then(|| rng.between(200, 1_200)),
+        stuck_after_ms: rng.between(1_000, 3_000),
+        optional: rng.chance(15),
+        outputs: BTreeMap::new(),
+        env: BTreeMap::new(),
+        workdir: None,
+        tags: Vec::new(),
+        priority: rng.below(5) as u8,
+        reference: None,
+        references: Vec::new(),
+    }
+}
+
+fn matrix(rng: &mut Rng) -> Vec<MatrixAxis> {
+    let values = (0..rng.between(2, 4)).map(|value| value.to_string()).collect();
+    let mut axes = vec![MatrixAxis { axis: "m".to_owned(), values }];
+    if rng.chance(20) {
+        axes.push(MatrixAxis { axis: "n".to_owned(), values: vec!["x".to_owned(), "y".to_owned()] });
+    }
+    axes
+}
+
+fn locks(rng: &mut Rng, wide: bool) -> LockSpec {
+    let mut locks = LockSpec::default();
+    for name in ["db", "port", "file/a.txt"] {
+        match rng.below(6) {
+            0 => locks.read.push(name.to_owned()),
+            1 => locks.write.push(name.to_owned()),
+            _ => {}
+        }
+    }
+    if wide && rng.chance(40) {
+        locks.write.push("part/${{ matrix.m }}".to_owned());
+    }
+    locks
+}
+
+fn retry(rng: &mut Rng) -> RetryPolicy {
+    let (backoff_ms, max_ms) = (if rng.chance(70) { rng.between(10, 800) } else { 0 }, 2_000);
+    match rng.below(4) {
+        0 => RetryPolicy::default(),
+        1 => RetryPolicy { attempts: 1, backoff_ms: 0, max_ms, on: Vec::new() },
+        _ => RetryPolicy { attempts: rng.between(2, 4) as u32, backoff_ms, max_ms, on: RetryCause::ALL.to_vec() },
+    }
+}

@@ -1,0 +1,192 @@
+//! Sees what really happens, believes nobody, and helps nobody: the ledger of real starts, compared with the journal.
+//!
+//! It knows nothing of the core's state. What it demands is what users were promised.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use amphi_coordination::laws::Violation;
+use amphi_protocol::document::{EpicSpec, LockMode, Plan, Workspace};
+use amphi_protocol::event::Event;
+use amphi_protocol::ids::{AttemptRef, EpicId, Epoch, EventSeq, Incarnation, NodeId, Token};
+use amphi_protocol::journal::{AttemptNews, Decision, Input, Outcome, Record};
+
+/// An attempt as the journal has it.
+#[derive(Debug)]
+struct Assigned {
+    node: NodeId,
+    incarnation: Incarnation,
+    token: Token,
+    claimed: bool,
+    open: bool,
+}
+
+/// A process that lives.
+#[derive(Debug)]
+struct Running {
+    attempt: AttemptRef,
+    locks: Vec<(String, LockMode)>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Observer {
+    pub violation: Option<Violation>,
+    epics: BTreeMap<EpicId, (Arc<EpicSpec>, Plan)>,
+    assigned: BTreeMap<AttemptRef, Assigned>,
+    /// Real starts, and how many of each run.
+    started: BTreeSet<AttemptRef>,
+    runs: BTreeMap<(EpicId, u32, u32), u32>,
+    running: BTreeMap<u32, Running>,
+    epoch: Epoch,
+    leaders: BTreeMap<Epoch, u64>,
+    newest: BTreeMap<(NodeId, Incarnation), Epoch>,
+    events: BTreeMap<EventSeq, Event>,
+}
+
+impl Observer {
+    fn hold(&mut self, law: &'static str, holds: bool, words: impl FnOnce() -> String) {
+        if !holds && self.violation.is_none() {
+            self.violation = Some(Violation { law, words: words() });
+        }
+    }
+
+    /// A record was stored.
+    pub fn commit(&mut self, record: &Record, now: u64) {
+        let before = self.epoch;
+        self.hold("S2", record.epoch >= before, || format!("commit {} of epoch {} follows epoch {before}", record.index, record.epoch));
+        self.epoch = self.epoch.max(record.epoch);
+        for (input, decisions) in record.inputs.iter().zip(&record.decisions) {
+            for decision in decisions {
+                self.decision(input, decision, now);
+            }
+        }
+    }
+
+    fn decision(&mut self, input: &Input, decision: &Decision, now: u64) {
+        match decision {
+            Decision::EpicAccepted { epic, spec, .. } => {
+                let spec = spec.get().cloned().expect("small specifications are inline");
+                let plan = Plan::expand(&spec);
+                let again = self.epics.insert(epic.clone(), (spec, plan)).is_some();
+                self.hold("S13", !again, || format!("{epic} was accepted twice"));
+            }
+            Decision::Assigned { attempt, node, incarnation, token, .. } => {
+                let assigned = Assigned { node: node.clone(), incarnation: *incarnation, token: *token, claimed: false, open: true };
+                let again = self.assigned.insert(attempt.clone(), assigned).is_some();
+                self.hold("S4", !again, || format!("{attempt} was assigned twice"));
+            }
+            Decision::Claimed { attempt } => {
+                if let Some(assigned) = self.assigned.get_mut(attempt) {
+                    assigned.claimed = true;
+                }
+            }
+            Decision::Started { attempt, .. } => {
+                let real = self.started.contains(attempt);
+                self.hold("S8", real, || format!("{attempt} is on record as started and never was"));
+            }
+            Decision::AttemptEnded { attempt, end, .. } => {
+                if let Some(assigned) = self.assigned.get_mut(attempt) {
+                    assigned.open = false;
+                }
+                let by_itself = matches!(end.outcome, Outcome::Succeeded | Outcome::Exit | Outcome::Output | Outcome::Resource);
+                let real = self.started.contains(attempt) || !by_itself;
+                self.hold("S8", real, || format!("{attempt} is on record as {:?} and never began", end.outcome));
+                let began = self.started.contains(attempt) && end.outcome == Outcome::NotStarted;
+                self.hold("S9", !began, || format!("{attempt} is on record as not started and began"));
+                // A report of an end means that nothing lives any more; so does the loss of a node for what must not overlap.
+                let lives = self.running.values().any(|running| running.attempt == *attempt);
+                let reported = matches!(input, Input::Attempt(report) if matches!(report.what, AttemptNews::Ended(_)));
+                let fenced = self.needs_claim(attempt);
+                self.hold("S7", !(lives && (reported || fenced)), || format!("{attempt} ended at {now} ms and its process lives"));
+            }
+            _ => {}
+        }
+    }
+
+    fn needs_claim(&self, attempt: &AttemptRef) -> bool {
+        self.epics.get(&attempt.epic).is_some_and(|(spec, plan)| {
+            let task = &spec.tasks[plan.instances[attempt.i as usize].task as usize];
+            task.retry.is_once() || !task.locks.write.is_empty()
+        })
+    }
+
+    /// A process really begins.
+    pub fn start(&mut self, pid: u32, attempt: &AttemptRef, (node, life): (&NodeId, Incarnation), token: Token, now: u64) {
+        let known = self.assigned.get(attempt);
+        let right = known.is_some_and(|known| known.node == *node && known.incarnation == life && known.token == token);
+        let claimed = known.is_some_and(|known| known.claimed);
+        self.hold("S13", right, || format!("{attempt} starts on {node} and is not there by the journal"));
+        let fresh = self.started.insert(attempt.clone());
+        self.hold("S13", fresh, || format!("{attempt} starts twice"));
+        let Some((spec, plan)) = self.epics.get(&attempt.epic) else { return };
+        let task = &spec.tasks[plan.instances[attempt.i as usize].task as usize];
+        let (once, writes) = (task.retry.is_once(), !task.locks.write.is_empty());
+        let folder = match &spec.workspace {
+            Workspace::Path(path) => path.as_str(),
+            Workspace::None => "",
+        };
+        let project = &spec.project;
+        let name = |resource: &str| {
+            if resource.starts_with("file/") { format!("{project} {folder} {resource}") } else { format!("{project} {resource}") }
+        };
+        let locks: Vec<(String, LockMode)> =
+            plan.locks(spec, attempt.i).iter().map(|(resource, mode)| (name(resource.as_str()), *mode)).collect();
+        self.hold("S9", claimed || !(once || writes), || format!("{attempt} starts before its claim is on record"));
+        let starts = self.runs.entry((attempt.epic.clone(), attempt.i, attempt.run)).or_default();
+        *starts += 1;
+        let starts = *starts;
+        self.hold("S9", starts == 1 || !once, || format!("{attempt} is `retry: 0` and starts for the {starts}. time"));
+        let rival = self.running.values().find(|other| self.excludes(&locks, other)).map(|other| other.attempt.clone());
+        self.hold("S7", rival.is_none(), || format!("{attempt} and {rival:?} run side by side at {now} ms under an exclusive lock"));
+        self.running.insert(pid, Running { attempt: attempt.clone(), locks });
+    }
+
+    /// Two writers never; a reader that was given up as lost is not fenced and may still run beside a writer.
+    fn excludes(&self, locks: &[(String, LockMode)], other: &Running) -> bool {
+        let counts = |attempt: &AttemptRef| self.assigned.get(attempt).is_some_and(|assigned| assigned.open);
+        locks.iter().any(|(resource, mode)| {
+            other.locks.iter().any(|(held, how)| {
+                let both_write = (*mode, *how) == (LockMode::Write, LockMode::Write);
+                held == resource && (both_write || ((*mode == LockMode::Write || *how == LockMode::Write) && counts(&other.attempt)))
+            })
+        })
+    }
+
+    /// A process is dead.
+    pub fn end(&mut self, pid: u32) {
+        self.running.remove(&pid);
+    }
+
+    /// A node took a command.
+    pub fn command(&mut self, node: &NodeId, life: Incarnation, epoch: Epoch) {
+        let newest = self.newest.entry((node.clone(), life)).or_default();
+        let before = *newest;
+        *newest = before.max(epoch);
+        self.hold("S2", epoch >= before, || format!("{node} took a command of epoch {epoch} after one of {before}"));
+    }
+
+    /// A Manager believes that it leads.
+    pub fn leads(&mut self, epoch: Epoch, manager: u64) {
+        let leader = *self.leaders.entry(epoch).or_insert(manager);
+        self.hold("S2", leader == manager, || format!("Managers {leader} and {manager} both lead in epoch {epoch}"));
+    }
+
+    /// Events were published, or derived from the journal; the same number is the same event.
+    pub fn events(&mut self, events: &[Event]) {
+        for event in events {
+            let same = match self.events.get(&event.seq) {
+                Some(known) => known == event,
+                None => {
+                    self.events.insert(event.seq, event.clone());
+                    true
+                }
+            };
+            self.hold("S3", same, || format!("event {} was told in two ways: {event:?}", event.seq));
+        }
+    }
+
+    /// Numbers of the events that were never published: gaps.
+    pub fn is_dense(&self) -> bool {
+        self.events.keys().zip(1..).all(|(seq, expected)| seq.0 == expected)
+    }
+}

@@ -1,0 +1,332 @@
+//! How often each fault was injected and each state was reached. A name that stays at zero was never tested.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use amphi_coordination::{AttemptPhase, EpicStatus, InstanceEnd, InstanceState, Refusal};
+use amphi_protocol::journal::{AgentLife, AttemptNews, CancelCause, Decision, EpicEnd, Input, Next, Outcome, Resolution};
+
+/// Every name that must be reached, by kind.
+const NAMES: &[(&str, &[&str])] = &[
+    (
+        "fault",
+        &[
+            "agent.crash",
+            "agent.hang",
+            "agent.quarantine",
+            "node.crash",
+            "node.freeze",
+            "manager.crash",
+            "manager.crash_between_actions",
+            "manager.crash_in_doubt",
+            "manager.pause",
+            "manager.two_at_once",
+            "journal.write_lost",
+            "journal.write_late",
+            "journal.write_late_stored",
+            "journal.write_twice",
+            "journal.ack_lost",
+            "journal.busy",
+            "journal.conflict",
+            "journal.stale_read",
+            "message.drop",
+            "message.duplicate",
+            "message.delay",
+            "message.reorder",
+            "clock.forward",
+            "clock.back",
+            "client.resend",
+            "client.conflict",
+        ],
+    ),
+    ("epic", &["running", "waiting", "cancelling", "succeeded", "failed", "cancelled", "reopened"]),
+    (
+        "instance",
+        &[
+            "blocked",
+            "ready",
+            "assigned",
+            "claimed",
+            "started",
+            "cancelling",
+            "backoff",
+            "unknown",
+            "succeeded",
+            "failed",
+            "cancelled",
+            "cut_off",
+            "skipped",
+        ],
+    ),
+    ("outcome", &["succeeded", "exit", "output", "resource", "cancelled", "agent_lost", "not_started"]),
+    ("next", &["succeeded", "failed", "cancelled", "retry", "unknown"]),
+    ("cancel", &["request", "timeout", "stuck", "lease", "fail_fast"]),
+    (
+        "input",
+        &[
+            "lead",
+            "submit",
+            "cancel_epic",
+            "cancel_task",
+            "retry_task",
+            "resolve_succeeded",
+            "resolve_failed",
+            "resolve_not_started",
+            "join",
+            "lose_node",
+            "agent_up",
+            "agent_down",
+            "agent_quarantined",
+            "claim",
+            "started",
+            "progress",
+            "ended",
+            "silent",
+            "tick",
+        ],
+    ),
+    (
+        "decision",
+        &[
+            "epoch_started",
+            "epic_accepted",
+            "epic_stopping",
+            "epic_cancelling",
+            "epic_ended",
+            "condition_true",
+            "condition_false",
+            "assigned",
+            "claimed",
+            "started",
+            "progressed",
+            "attempt_cancelling",
+            "attempt_ended",
+            "backoff_ended",
+            "instances_cancelled",
+            "reopened",
+            "incident_opened",
+            "incident_resolved",
+            "node_joined",
+            "node_lost",
+            "agent_changed",
+        ],
+    ),
+    ("refusal", &["error", "duplicate", "stale"]),
+    (
+        "seen",
+        &[
+            "order.other_incarnation",
+            "order.old_epoch",
+            "order.again",
+            "order.join_again",
+            "manager.leads",
+            "manager.steps_down",
+            "seat.not_leading",
+            "node.fenced",
+            "claim.overdue",
+            "lock.waited",
+            "agent.nobody",
+            "journal.replayed",
+            "group.commit",
+        ],
+    ),
+];
+
+/// Counts by kind and name.
+#[derive(Debug, Clone)]
+pub struct Tally(BTreeMap<(&'static str, &'static str), u64>);
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self(NAMES.iter().flat_map(|(kind, names)| names.iter().map(|name| ((*kind, *name), 0))).collect())
+    }
+}
+
+impl Tally {
+    /// Counts one.
+    pub fn add(&mut self, kind: &'static str, name: &'static str) {
+        *self.0.get_mut(&(kind, name)).unwrap_or_else(|| panic!("{kind} {name} is not in the list of names")) += 1;
+    }
+
+    /// A fault was injected.
+    pub fn fault(&mut self, name: &'static str) {
+        self.add("fault", name);
+    }
+
+    /// Something that must happen now and then did.
+    pub fn seen(&mut self, name: &'static str) {
+        self.add("seen", name);
+    }
+
+    /// Adds another run's counts.
+    pub fn merge(&mut self, other: &Self) {
+        for (name, count) in &other.0 {
+            *self.0.entry(*name).or_default() += count;
+        }
+    }
+
+    /// What was never reached.
+    pub fn missing(&self) -> Vec<String> {
+        self.0.iter().filter(|(_, count)| **count == 0).map(|((kind, name), _)| format!("{kind} {name}")).collect()
+    }
+
+    /// A line per kind.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        for (kind, names) in NAMES {
+            let counts: Vec<String> = names.iter().map(|name| format!("{name} {}", self.0[&(*kind, *name)])).collect();
+            for (position, line) in counts.chunks(6).enumerate() {
+                let head = if position == 0 { kind } else { "" };
+                writeln!(text, "  {head:<9}{}", line.join(" · ")).expect("writing to a text does not fail");
+            }
+        }
+        text
+    }
+
+    /// Counts an input that was committed.
+    pub fn input(&mut self, input: &Input) {
+        let name = match input {
+            Input::Lead { .. } => "lead",
+            Input::Submit(_) => "submit",
+            Input::CancelEpic { .. } => "cancel_epic",
+            Input::CancelTask { .. } => "cancel_task",
+            Input::RetryTask { .. } => "retry_task",
+            Input::ResolveIncident { resolution: Resolution::Succeeded, .. } => "resolve_succeeded",
+            Input::ResolveIncident { resolution: Resolution::Failed, .. } => "resolve_failed",
+            Input::ResolveIncident { resolution: Resolution::NotStarted, .. } => "resolve_not_started",
+            Input::Join(_) => "join",
+            Input::LoseNode { .. } => "lose_node",
+            Input::Agent(report) => match report.state {
+                AgentLife::Up => "agent_up",
+                AgentLife::Down => "agent_down",
+                AgentLife::Quarantined => "agent_quarantined",
+            },
+            Input::Attempt(report) => match report.what {
+                AttemptNews::Claim => "claim",
+                AttemptNews::Started { .. } => "started",
+                AttemptNews::Progress { .. } => "progress",
+                AttemptNews::Ended(_) => "ended",
+            },
+            Input::Silent { .. } => "silent",
+            Input::Tick => "tick",
+        };
+        self.add("input", name);
+    }
+
+    /// Counts a decision that was committed, with what it says.
+    pub fn decision(&mut self, decision: &Decision) {
+        let name = match decision {
+            Decision::EpochStarted { .. } => "epoch_started",
+            Decision::EpicAccepted { .. } => "epic_accepted",
+            Decision::EpicStopping { .. } => "epic_stopping",
+            Decision::EpicCancelling { .. } => "epic_cancelling",
+            Decision::EpicEnded { .. } => "epic_ended",
+            Decision::ConditionDecided { runs: true, .. } => "condition_true",
+            Decision::ConditionDecided { runs: false, .. } => "condition_false",
+            Decision::Assigned { .. } => "assigned",
+            Decision::Claimed { .. } => "claimed",
+            Decision::Started { .. } => "started",
+            Decision::Progressed { .. } => "progressed",
+            Decision::AttemptCancelling { cause, .. } => {
+                self.cancel(*cause);
+                "attempt_cancelling"
+            }
+            Decision::AttemptEnded { end, next, .. } => {
+                self.end(end.outcome, *next);
+                "attempt_ended"
+            }
+            Decision::BackoffEnded { .. } => "backoff_ended",
+            Decision::InstancesCancelled { .. } => "instances_cancelled",
+            Decision::Reopened { .. } => {
+                self.add("epic", "reopened");
+                "reopened"
+            }
+            Decision::IncidentOpened { .. } => "incident_opened",
+            Decision::IncidentResolved { .. } => "incident_resolved",
+            Decision::NodeJoined(_) => "node_joined",
+            Decision::NodeLost { .. } => "node_lost",
+            Decision::AgentChanged { .. } => "agent_changed",
+        };
+        self.add("decision", name);
+    }
+
+    fn cancel(&mut self, cause: CancelCause) {
+        let name = match cause {
+            CancelCause::Request => "request",
+            CancelCause::Timeout => "timeout",
+            CancelCause::Stuck => "stuck",
+            CancelCause::Lease => "lease",
+            CancelCause::FailFast => "fail_fast",
+        };
+        self.add("cancel", name);
+    }
+
+    fn end(&mut self, outcome: Outcome, next: Next) {
+        let name = match outcome {
+            Outcome::Succeeded => "succeeded",
+            Outcome::Exit => "exit",
+            Outcome::Output => "output",
+            Outcome::Resource => "resource",
+            Outcome::Cancelled => "cancelled",
+            Outcome::AgentLost => "agent_lost",
+            Outcome::NotStarted => "not_started",
+        };
+        self.add("outcome", name);
+        let name = match next {
+            Next::Succeeded => "succeeded",
+            Next::Failed => "failed",
+            Next::Cancelled => "cancelled",
+            Next::Retry { .. } => "retry",
+            Next::Unknown => "unknown",
+        };
+        self.add("next", name);
+    }
+
+    /// Counts a refused input.
+    pub fn refusal(&mut self, refusal: &Refusal) {
+        let name = match refusal {
+            Refusal::Error(_) => "error",
+            Refusal::Duplicate(_) => "duplicate",
+            Refusal::Stale(_) => "stale",
+        };
+        self.add("refusal", name);
+    }
+
+    /// Counts the states that everything in `state` is in.
+    pub fn state(&mut self, state: &amphi_coordination::State) {
+        for epic in state.epics() {
+            let name = match epic.status {
+                EpicStatus::Running if epic.waiting => "waiting",
+                EpicStatus::Running => "running",
+                EpicStatus::Cancelling => "cancelling",
+                EpicStatus::Ended(EpicEnd::Succeeded) => "succeeded",
+                EpicStatus::Ended(EpicEnd::Failed) => "failed",
+                EpicStatus::Ended(EpicEnd::Cancelled) => "cancelled",
+            };
+            self.add("epic", name);
+            for instance in &epic.instances {
+                self.add("instance", instance_name(&instance.state));
+            }
+        }
+    }
+}
+
+fn instance_name(state: &InstanceState) -> &'static str {
+    match state {
+        InstanceState::Blocked => "blocked",
+        InstanceState::Ready { .. } => "ready",
+        InstanceState::Open(open) if open.cancelling.is_some() => "cancelling",
+        InstanceState::Open(open) => match open.phase {
+            AttemptPhase::Assigned => "assigned",
+            AttemptPhase::Claimed => "claimed",
+            AttemptPhase::Started => "started",
+        },
+        InstanceState::Backoff { .. } => "backoff",
+        InstanceState::Unknown { .. } => "unknown",
+        InstanceState::Ended(InstanceEnd::Succeeded) => "succeeded",
+        InstanceState::Ended(InstanceEnd::Failed) => "failed",
+        InstanceState::Ended(InstanceEnd::Cancelled) => "cancelled",
+        InstanceState::Ended(InstanceEnd::CutOff) => "cut_off",
+        InstanceState::Ended(InstanceEnd::Skipped) => "skipped",
+    }
+}
