@@ -1,5 +1,7 @@
 //! How long restarts wait, in virtual time: nothing here depends on the machine.
 
+#![allow(clippy::unwrap_used, reason = "test code outside #[test] functions")]
+
 mod stage;
 
 use std::time::Duration;
