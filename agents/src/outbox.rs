@@ -258,3 +258,6 @@ pub(crate) fn attempt(input: &Input) -> Option<&AttemptRef> {
         | Input::Tick => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ mod stage;
 
 use std::time::Duration;
 
+use amphi_agents::DeskSettings;
 use amphi_protocol::ids::{Epoch, Incarnation};
 use amphi_protocol::journal::{AgentLife, AttemptNews, Input, Outcome};
 use amphi_protocol::node::{NodeAnswer, Order};
@@ -191,6 +192,22 @@ async fn a_go_begins_a_claim_whose_acknowledgement_was_lost() {
     stage.leader.set_mood(Mood::Present);
     assert_eq!(stage.leader.until_ended(&attempt(1)).await, Outcome::Succeeded);
     assert_eq!(stage.begun(&attempt(1)), 1);
+}
+
+#[tokio::test]
+async fn a_go_that_comes_after_the_node_was_frozen_begins_nothing() {
+    let settings = DeskSettings { claim: Duration::from_millis(300), ..DeskSettings::default() };
+    let stage = Stage::with_settings(1, Mood::Away, settings).await;
+    while ractor::registry::where_is(&stage.agents[0]).is_none() {
+        tokio::task::yield_now().await;
+    }
+    stage.tell(vec![stage.claimed_order(1, 0, "noop")]).await;
+    // All tasks of this runtime stand still, as under SIGSTOP: when it goes on, the go is there before the timer was looked at.
+    std::thread::sleep(Duration::from_millis(600));
+    stage.tell(vec![Order::Go { attempt: attempt(1) }]).await;
+    stage.leader.set_mood(Mood::Present);
+    assert_eq!(stage.leader.until_ended(&attempt(1)).await, Outcome::NotStarted);
+    assert_eq!(stage.begun(&attempt(1)), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -59,8 +59,19 @@ async fn reports_are_held_while_nobody_leads_and_told_in_order_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reports_whose_acknowledgement_was_lost_are_sent_again_and_end_no_job() {
+async fn reports_whose_acknowledgement_was_lost_are_sent_again_and_count_once() {
     work_with_a_leader_in(Mood::Mute).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_what_was_sent_twice_ends_no_job() {
+    let stage = Stage::with_agents(1).await;
+    stage.leader.set_mood(Mood::Mute);
+    stage.tell(vec![stage.order_with(1, 0, "sleep", json!({"ms": 60_000}), false)]).await;
+    stage.leader.until("the start", |leader| !leader.news(&attempt(1)).is_empty()).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    stage.leader.set_mood(Mood::Present);
+    assert_eq!(stage.leader.until_ended(&attempt(1)).await, Outcome::Succeeded);
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,6 +212,17 @@ async fn a_draining_node_takes_nothing_new_and_lets_what_runs_finish() {
     assert_eq!(stage.leader.outcome(&attempt(2)), Some(Outcome::NotStarted));
     let down = stage.leader.agent_reports().into_iter().filter(|(_, life, _)| *life == AgentLife::Down).count();
     assert_eq!(down, 2, "a node that drains offers no agent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_returns_during_a_drain_is_not_offered() {
+    let stage = Stage::with_agents(1).await;
+    stage.tell(vec![stage.order(1, 0, "stubborn")]).await;
+    stage.leader.until("the start", |leader| !leader.news(&attempt(1)).is_empty()).await;
+    ractor::registry::where_is(&stage.agents[0]).unwrap().kill();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(stage.desk.drain(Duration::from_secs(30)).await.unwrap().reported);
+    assert_eq!(stage.leader.agent_reports(), [(stage.agents[0].clone(), AgentLife::Down, 0)]);
 }
 
 #[tokio::test(start_paused = true)]

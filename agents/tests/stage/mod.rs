@@ -384,7 +384,12 @@ impl Stage {
         stage
     }
 
+    /// A node that is about to join a leader in this mood.
     pub async fn starting(count: u32, mood: Mood) -> Self {
+        Self::with_settings(count, mood, DeskSettings::default()).await
+    }
+
+    pub async fn with_settings(count: u32, mood: Mood, settings: DeskSettings) -> Self {
         let node = NodeId::parse(&format!("node-{}", NODES.fetch_add(1, Ordering::SeqCst))).unwrap();
         let profile =
             Arc::new(RoleProfile::new(RoleName::parse("BuildMaster").unwrap(), vec!["shell".to_owned(), "build".to_owned()], Vec::new()));
@@ -409,7 +414,7 @@ impl Stage {
             bus: bus.clone(),
             handle: desk.clone(),
             restart_agent: Arc::new(move |agent| restarts.lock().unwrap().push(agent.clone())),
-            settings: DeskSettings::default(),
+            settings,
         };
         Actor::spawn(None, Desk, arguments).await.unwrap();
         let arguments_of = |agent: &AgentId| SpecialistArguments {
