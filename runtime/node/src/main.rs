@@ -4,6 +4,9 @@
 //! alone; everything else is a command of [`cli`].
 
 mod cli;
+mod gateway;
+mod node;
+mod up;
 
 use std::process::ExitCode;
 
@@ -18,6 +21,9 @@ fn main() -> ExitCode {
     if arguments.next().is_some_and(|first| first == "guard") {
         amphi_adapters::process::guard_main(arguments);
     }
+    if is_node_process() {
+        return run_node();
+    }
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -28,8 +34,7 @@ fn main() -> ExitCode {
     start_log(cli.command.log_level());
     // Fails only if one is installed already, and there is no other.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let workers = std::thread::available_parallelism().map_or(WORKERS_MIN, |cores| cores.get().max(WORKERS_MIN));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             cli::talk(&format!("error[internal]: the runtime cannot start: {error}"));
@@ -47,4 +52,32 @@ fn start_log(level: &str) {
     let filter = EnvFilter::builder().with_env_var("AMPHI_LOG").with_default_directive(level.parse().expect("a level is a directive"));
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing_subscriber::fmt().with_env_filter(filter.from_env_lossy()).with_writer(std::io::stderr).with_ansi(colour).init();
+}
+
+/// `amphi node --spec -`, as `amphi up` starts its children; everything else after `node` is a command for people.
+fn is_node_process() -> bool {
+    let arguments: Vec<_> = std::env::args_os().skip(1).take(3).collect();
+    arguments.len() >= 2 && arguments[0] == "node" && arguments[1] == "--spec"
+}
+
+fn run_node() -> ExitCode {
+    start_log("info");
+    // Fails only if one is installed already, and there is no other.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match runtime() {
+        Ok(runtime) => {
+            let code = runtime.block_on(node::run());
+            runtime.shutdown_background();
+            ExitCode::from(code)
+        }
+        Err(error) => {
+            tracing::error!("the runtime cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let workers = std::thread::available_parallelism().map_or(WORKERS_MIN, |cores| cores.get().max(WORKERS_MIN));
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()
 }

@@ -1,0 +1,73 @@
+//! Epics: read and cancelled.
+
+use std::sync::Arc;
+
+use amphi_agents::manager::handle::no_leader;
+use amphi_coordination::Refusal;
+use amphi_coordination::seat::Answer as Committed;
+use amphi_protocol::api::{ApiError, ErrorCode};
+use amphi_protocol::ids::EpicId;
+use amphi_protocol::journal::Input;
+use serde_json::{Value, json};
+
+use super::request::{PAGE_MAX, Request};
+use super::{Answer, Gateway, shape};
+
+/// `epic.get`.
+pub async fn get(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let fields = request.fields()?;
+    let epic = fields.epic()?;
+    let after = fields.text_if_any("after")?.map(str::to_owned);
+    let limit = if fields.number_if_any("limit")?.is_some() { fields.limit()? } else { PAGE_MAX };
+    let unknown = not_found(&epic);
+    let view = gateway
+        .manager
+        .read(move |at| at.state.epic_view(&epic, after.as_deref(), limit).map(|view| stamped(shape(&view), at.state)))
+        .await?;
+    view.ok_or(unknown)
+}
+
+/// `epic.list`.
+pub async fn list(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let fields = request.fields()?;
+    let after = fields.text_if_any("after")?.map(str::to_owned);
+    let state = fields.text_if_any("state")?.map(str::to_owned);
+    let limit = fields.limit()?;
+    gateway.manager.read(move |at| stamped(shape(&at.state.epic_list(after.as_deref(), limit, state.as_deref())), at.state)).await
+}
+
+/// `epic.cancel`.
+pub async fn cancel(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let fields = request.fields()?;
+    let epic = fields.epic()?;
+    if fields.flag("undo")? {
+        return Err(ApiError::new(ErrorCode::EpicKindUnsupported, "this release cannot undo").hint("cancel without `undo`"));
+    }
+    take(&gateway, Input::CancelEpic { epic: epic.clone(), by: request.by }, json!({ "epic": epic })).await
+}
+
+/// Hands an input over; on success answers `reply` with the commit's epoch and index.
+pub async fn take(gateway: &Gateway, input: Input, mut reply: Value) -> Answer {
+    match gateway.manager.take(input).await? {
+        Committed::Committed { index, epoch, .. } => {
+            reply["epoch"] = shape(&epoch);
+            reply["index"] = shape(&index);
+            Ok(reply)
+        }
+        Committed::Refused(Refusal::Error(error)) => Err(error),
+        Committed::Refused(Refusal::Stale(why)) => Err(ApiError::new(ErrorCode::StateConflict, why)),
+        Committed::Refused(Refusal::Duplicate(_)) | Committed::NotLeading | Committed::Busy => Err(no_leader()),
+    }
+}
+
+/// Replies of a Manager carry its epoch and index.
+pub fn stamped(mut reply: Value, state: &amphi_coordination::State) -> Value {
+    reply["epoch"] = shape(&state.epoch);
+    reply["index"] = shape(&state.index);
+    reply
+}
+
+/// `epic.not_found`.
+pub fn not_found(epic: &EpicId) -> ApiError {
+    ApiError::new(ErrorCode::EpicNotFound, format!("there is no epic {epic}")).hint("`amphi epic ls` lists them")
+}

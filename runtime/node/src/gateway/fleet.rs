@@ -1,0 +1,141 @@
+//! Nodes, agents, locks, incidents, supervision trees.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use amphi_protocol::api::{ApiError, ErrorCode};
+use amphi_protocol::ids::{AgentId, IncidentId, NodeId};
+use amphi_protocol::journal::{Input, Resolution};
+use amphi_protocol::node::{NodeAnswer, NodeCommand, Order};
+use amphi_protocol::{codec, subjects};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::epics::{stamped, take};
+use super::request::{Request, bad_id, invalid};
+use super::{Answer, Gateway, shape};
+
+const NODE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+/// `lock.list`.
+pub async fn locks(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let _none = request.fields()?;
+    gateway.manager.read(|at| stamped(shape(&at.state.lock_list(at.lease_left)), at.state)).await
+}
+
+/// `agent.list`.
+pub async fn agents(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let _none = request.fields()?;
+    gateway.manager.read(|at| stamped(shape(&at.state.agent_list()), at.state)).await
+}
+
+/// `agent.get`.
+pub async fn agent(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let agent = AgentId::parse(request.fields()?.text("agent")?).map_err(bad_id)?;
+    let list = gateway.manager.read(|at| at.state.agent_list()).await?;
+    let found = list.agents.into_iter().find(|view| view.agent == agent.as_str());
+    found.map(|view| shape(&view)).ok_or_else(|| agent_not_found(&agent))
+}
+
+/// `agent.restart`: replaces an agent, also out of quarantine.
+pub async fn restart_agent(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let agent = AgentId::parse(request.fields()?.text("agent")?).map_err(bad_id)?;
+    let wanted = agent.clone();
+    let found = gateway
+        .manager
+        .read(move |at| {
+            let node = at.state.agents().find(|(id, _)| **id == wanted).map(|(_, agent)| agent.node.clone())?;
+            let (_, life) = at.state.nodes().find(|(id, _)| **id == node)?;
+            Some((at.state.epoch, node, life.incarnation))
+        })
+        .await?;
+    let (epoch, node, incarnation) = found.ok_or_else(|| agent_not_found(&agent))?;
+    let command = NodeCommand { epoch, node: node.clone(), incarnation, orders: vec![Order::RestartAgent { agent: agent.clone() }] };
+    let headers: BTreeMap<String, String> = [(subjects::CODEC_HEADER.to_owned(), codec::BINCODE.to_owned())].into();
+    let answer =
+        gateway.bus.request(subjects::node_commands(&node), headers, Bytes::from(codec::encode(&command)), NODE_ANSWERS_WITHIN).await;
+    match answer.map(|answer| codec::decode::<NodeAnswer>(&answer.body)) {
+        Ok(Ok(NodeAnswer::Confirmed)) => Ok(json!({ "agent": agent, "node": node })),
+        Ok(Ok(NodeAnswer::OtherIncarnation { .. } | NodeAnswer::OldEpoch { .. }) | Err(_)) | Err(_) => {
+            Err(ApiError::new(ErrorCode::ClusterUnreachable, format!("{node} did not take the order")).hint("try again"))
+        }
+    }
+}
+
+/// `node.list`.
+pub async fn nodes(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let _none = request.fields()?;
+    gateway.manager.read(|at| stamped(shape(&at.state.node_list()), at.state)).await
+}
+
+/// `node.get`.
+pub async fn node(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let node = NodeId::parse(request.fields()?.text("node")?).map_err(bad_id)?;
+    let list = gateway.manager.read(|at| at.state.node_list()).await?;
+    let found = list.nodes.into_iter().find(|view| view.id == node.as_str());
+    found
+        .map(|view| shape(&view))
+        .ok_or_else(|| ApiError::new(ErrorCode::NodeNotFound, format!("there is no node {node}")).hint("`amphi node ls` lists them"))
+}
+
+/// `role.list`.
+pub async fn roles(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let _none = request.fields()?;
+    Ok(json!({ "roles": gateway.roles }))
+}
+
+/// `tree.get`: every node's own published tree; a node that does not answer is listed without one.
+pub async fn tree(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let _none = request.fields()?;
+    let nodes = gateway.manager.read(|at| at.state.node_list().nodes).await?;
+    let asked = nodes.into_iter().map(|node| {
+        let gateway = gateway.clone();
+        async move {
+            let subject = NodeId::parse(&node.id).map(|id| subjects::node_tree(&id)).unwrap_or_default();
+            let answer = if node.state == "alive" {
+                gateway.bus.request(subject, BTreeMap::new(), Bytes::new(), NODE_ANSWERS_WITHIN).await.ok()
+            } else {
+                None
+            };
+            let root = answer.and_then(|answer| serde_json::from_slice::<Value>(&answer.body).ok()).unwrap_or(Value::Null);
+            let state = if node.state == "alive" && root.is_null() { "silent".to_owned() } else { node.state };
+            json!({ "node": node.id, "pid": node.pid, "incarnation": node.incarnation, "state": state, "root": root })
+        }
+    });
+    Ok(json!({ "nodes": futures::future::join_all(asked).await }))
+}
+
+/// `incident.list`.
+pub async fn incidents(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let _none = request.fields()?;
+    gateway.manager.read(|at| stamped(shape(&at.state.incident_list()), at.state)).await
+}
+
+/// `incident.get`.
+pub async fn incident(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let incident = IncidentId::parse(request.fields()?.text("incident")?).map_err(bad_id)?;
+    let list = gateway.manager.read(|at| at.state.incident_list()).await?;
+    let found = list.incidents.into_iter().find(|view| view.incident == incident.as_str());
+    found.map(|view| shape(&view)).ok_or_else(|| {
+        ApiError::new(ErrorCode::IncidentNotFound, format!("there is no incident {incident}")).hint("`amphi incident ls` lists them")
+    })
+}
+
+/// `incident.resolve`.
+pub async fn resolve(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let fields = request.fields()?;
+    let incident = IncidentId::parse(fields.text("incident")?).map_err(bad_id)?;
+    let resolution = match fields.text("as")? {
+        "succeeded" => Resolution::Succeeded,
+        "failed" => Resolution::Failed,
+        "not_started" => Resolution::NotStarted,
+        other => return Err(invalid(format!("`as` is {other:?}: expected succeeded, failed or not_started"))),
+    };
+    let input = Input::ResolveIncident { incident: incident.clone(), resolution, by: request.by };
+    take(&gateway, input, json!({ "incident": incident, "as": resolution })).await
+}
+
+fn agent_not_found(agent: &AgentId) -> ApiError {
+    ApiError::new(ErrorCode::AgentNotFound, format!("there is no agent {agent}")).hint("`amphi agent ls` lists them")
+}

@@ -1,0 +1,169 @@
+//! The public door on NATS: the micro service `amphi` with one endpoint per verb (`interface.md` section 4).
+//!
+//! It parses, asks the Manager and renders; it decides nothing and holds no state. Whatever comes in gets an answer: a result, or an
+//! error with code, hint and, for documents, every problem with its place. Adding a verb is one function and one line in [`ENDPOINTS`].
+
+mod epics;
+mod fleet;
+mod history;
+mod request;
+mod submit;
+mod tasks;
+
+use std::sync::Arc;
+
+use amphi_adapters::nats::NatsOutputLog;
+use amphi_agents::ManagerHandle;
+use amphi_ports::{Journal, MessageBus, ObjectStore};
+use amphi_protocol::api::{ApiError, ErrorBody, ErrorCode};
+use amphi_protocol::document::Catalog;
+use amphi_protocol::ids::ShardId;
+use amphi_protocol::subjects;
+use async_nats::service::ServiceExt as _;
+use async_nats::{Client, HeaderMap, HeaderValue, Message};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use history::History;
+use request::Request;
+
+/// Requests that are worked on at once; the rest waits in the subscriptions.
+const REQUESTS_AT_ONCE: usize = 256;
+/// Replies are kept below the server's payload limit.
+const REPLY_BYTES_MAX: usize = 7 * 1024 * 1024;
+
+/// What the verbs need.
+pub struct Gateway {
+    /// The Manager of this node.
+    pub manager: ManagerHandle,
+    /// The connection.
+    pub client: Client,
+    /// For questions to other nodes.
+    pub bus: Arc<dyn MessageBus>,
+    /// For large specifications.
+    pub objects: Arc<dyn ObjectStore>,
+    /// For history.
+    pub journal: Arc<dyn Journal>,
+    /// For task output.
+    pub output: Arc<NatsOutputLog>,
+    /// Roles and tools.
+    pub catalog: Catalog,
+    /// Roles as `role list` shows them.
+    pub roles: Value,
+    /// The shard.
+    pub shard: ShardId,
+    pub(crate) history: History,
+}
+
+type Answer = Result<Value, ApiError>;
+type Verb = fn(Arc<Gateway>, Request) -> BoxFuture<'static, Answer>;
+
+macro_rules! endpoints {
+    ($($name:literal => $verb:path,)*) => {
+        /// Every verb of the interface that this release serves.
+        const ENDPOINTS: &[(&str, Verb)] = &[$(($name, |gateway, request| Box::pin($verb(gateway, request))),)*];
+    };
+}
+
+endpoints! {
+    "epic.submit" => submit::submit,
+    "epic.validate" => submit::validate,
+    "epic.plan" => submit::plan,
+    "epic.get" => epics::get,
+    "epic.list" => epics::list,
+    "epic.cancel" => epics::cancel,
+    "epic.events" => history::events,
+    "epic.export" => history::export,
+    "epic.verify" => history::verify,
+    "task.get" => tasks::get,
+    "task.list" => tasks::list,
+    "task.cancel" => tasks::cancel,
+    "task.retry" => tasks::retry,
+    "task.why" => tasks::why,
+    "task.logs" => tasks::logs,
+    "queue.list" => tasks::queue,
+    "lock.list" => fleet::locks,
+    "agent.list" => fleet::agents,
+    "agent.get" => fleet::agent,
+    "agent.restart" => fleet::restart_agent,
+    "node.list" => fleet::nodes,
+    "node.get" => fleet::node,
+    "role.list" => fleet::roles,
+    "tree.get" => fleet::tree,
+    "incident.list" => fleet::incidents,
+    "incident.get" => fleet::incident,
+    "incident.resolve" => fleet::resolve,
+}
+
+impl Gateway {
+    /// Serves until the future is dropped. `$SRV.*` is answered by the service's own task, which never waits for a verb.
+    ///
+    /// # Errors
+    /// The service could not be registered.
+    pub async fn serve(self: Arc<Self>) -> Result<(), async_nats::Error> {
+        let builder = self.client.service_builder().description("Amphitheatre: epics, tasks, agents, locks");
+        let service = builder.start(subjects::SERVICE_NAME, env!("CARGO_PKG_VERSION")).await?;
+        let group = service.group(subjects::API_GROUP);
+        let at_once = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
+        let mut endpoints = JoinSet::new();
+        for (subject, verb) in ENDPOINTS {
+            let mut endpoint = group.endpoint_builder().name(subject.replace('.', "-")).add(*subject).await?;
+            let (gateway, at_once) = (self.clone(), at_once.clone());
+            endpoints.spawn(async move {
+                while let Some(request) = endpoint.next().await {
+                    let Ok(permit) = at_once.clone().acquire_owned().await else { return };
+                    let gateway = gateway.clone();
+                    tokio::spawn(async move {
+                        gateway.answer(*verb, request.message).await;
+                        drop(permit);
+                    });
+                }
+            });
+        }
+        while endpoints.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    async fn answer(self: Arc<Self>, verb: Verb, message: Message) {
+        let Some(reply) = message.reply.clone() else { return };
+        let request = Request::new(message);
+        // A verb that panics must not leave its asker waiting, nor take the gateway with it.
+        let work = tokio::spawn(verb(self.clone(), request));
+        let answer =
+            work.await.unwrap_or_else(|_| Err(ApiError::new(ErrorCode::Internal, "the request made the gateway fail; the log says why")));
+        let (headers, body) = render(answer);
+        if let Err(error) = self.client.publish_with_headers(reply, headers, body).await {
+            tracing::debug!(%error, "a reply could not be sent");
+        }
+    }
+}
+
+fn render(answer: Answer) -> (HeaderMap, Bytes) {
+    let body = answer.map(|value| value.to_string()).and_then(|text| {
+        if text.len() <= REPLY_BYTES_MAX {
+            return Ok(text);
+        }
+        let message = format!("the answer has {} bytes, more than a message may have", text.len());
+        Err(ApiError::new(ErrorCode::RequestTooLarge, message).hint("ask for a smaller page with `limit`"))
+    });
+    match body {
+        Ok(text) => (HeaderMap::new(), text.into()),
+        Err(error) => {
+            let mut headers = HeaderMap::new();
+            let words: String = error.message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect();
+            headers.insert(subjects::ERROR_HEADER, words.parse::<HeaderValue>().unwrap_or_else(|_| HeaderValue::from(error.code.as_str())));
+            headers.insert(subjects::ERROR_CODE_HEADER, error.code.status().to_string().as_str());
+            let body = serde_json::to_vec(&ErrorBody { error }).expect("an error has only string keys");
+            (headers, body.into())
+        }
+    }
+}
+
+/// A reply value from a shape.
+pub(crate) fn shape<T: serde::Serialize>(shape: &T) -> Value {
+    serde_json::to_value(shape).expect("shapes have only string keys and finite numbers")
+}

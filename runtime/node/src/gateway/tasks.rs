@@ -1,0 +1,136 @@
+//! Tasks: read, explained, retried, cancelled; and what they wrote.
+
+use std::sync::Arc;
+
+use amphi_ports::OutputSource;
+use amphi_protocol::api::{ApiError, ErrorCode};
+use amphi_protocol::ids::EpicId;
+use amphi_protocol::journal::Input;
+use serde_json::{Value, json};
+
+use super::epics::{not_found, stamped, take};
+use super::request::{PAGE_MAX, Request};
+use super::{Answer, Gateway, shape};
+
+/// Text of one page of output.
+const LOG_PAGE_BYTES: usize = 2 * 1024 * 1024;
+
+/// `task.get`.
+pub async fn get(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let fields = request.fields()?;
+    let (epic, task) = (fields.epic()?, fields.task()?.to_owned());
+    let unknown = (not_found(&epic), task_not_found(&epic, &task));
+    let (known, view) = gateway
+        .manager
+        .read(move |at| {
+            let view = at.state.task(&epic, &task).map(|view| stamped(shape(&view), at.state));
+            (at.state.epic(&epic).is_some(), view)
+        })
+        .await?;
+    view.ok_or(if known { unknown.1 } else { unknown.0 })
+}
+
+/// `task.list`: the tasks of an epic, optionally in one state.
+pub async fn list(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let fields = request.fields()?;
+    let epic = fields.epic()?;
+    let after = fields.text_if_any("after")?.map(str::to_owned);
+    let state = fields.text_if_any("state")?.map(str::to_owned);
+    let limit = if fields.number_if_any("limit")?.is_some() { fields.limit()? } else { PAGE_MAX };
+    let unknown = not_found(&epic);
+    let view = gateway
+        .manager
+        .read(move |at| {
+            at.state.epic_view(&epic, after.as_deref(), limit).map(|view| {
+                let tasks: Vec<_> =
+                    view.tasks.into_iter().flatten().filter(|task| state.as_ref().is_none_or(|wanted| task.state == *wanted)).collect();
+                stamped(json!({ "tasks": tasks, "next": view.next }), at.state)
+            })
+        })
+        .await?;
+    view.ok_or(unknown)
+}
+
+/// `task.why`.
+pub async fn why(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let fields = request.fields()?;
+    let (epic, task) = (fields.epic()?, fields.task()?.to_owned());
+    let unknown = (not_found(&epic), task_not_found(&epic, &task));
+    let (known, view) = gateway
+        .manager
+        .read(move |at| {
+            let view = at.state.why(&epic, &task, at.lease_left).map(|view| stamped(shape(&view), at.state));
+            (at.state.epic(&epic).is_some(), view)
+        })
+        .await?;
+    view.ok_or(if known { unknown.1 } else { unknown.0 })
+}
+
+/// `task.cancel`.
+pub async fn cancel(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let (epic, task, instances) = instances(&gateway, &request).await?;
+    let input = Input::CancelTask { epic: epic.clone(), instances, by: request.by };
+    take(&gateway, input, json!({ "epic": epic, "task": task })).await
+}
+
+/// `task.retry`.
+pub async fn retry(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let (epic, task, instances) = instances(&gateway, &request).await?;
+    let input = Input::RetryTask { epic: epic.clone(), instances, by: request.by };
+    take(&gateway, input, json!({ "epic": epic, "task": task })).await
+}
+
+/// `queue.list`: what is ready and waits.
+pub async fn queue(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let limit = request.fields()?.limit()?;
+    gateway.manager.read(move |at| stamped(shape(&at.state.queue_list(limit)), at.state)).await
+}
+
+/// `task.logs`: what one attempt wrote, by default the last.
+pub async fn logs(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let fields = request.fields()?;
+    let (epic, task) = (fields.epic()?, fields.task()?.to_owned());
+    let (run, attempt) = (fields.number_if_any("run")?, fields.number_if_any("attempt")?);
+    let after = fields.number_if_any("after")?.unwrap_or(0);
+    let unknown = task_not_found(&epic, &task);
+    let (id, key) = (epic.clone(), task.clone());
+    let view = gateway.manager.read(move |at| at.state.task(&id, &key)).await?.ok_or(unknown)?;
+    let number = |given: Option<u64>, last: u32| given.map_or(last, |given| u32::try_from(given).unwrap_or(u32::MAX));
+    let (run, attempt) = (number(run, view.run), number(attempt, view.attempt));
+    let chunks = gateway.output.read_output(&epic, &task, run, attempt).await.map_err(|error| {
+        tracing::warn!(%error, "task output cannot be read");
+        ApiError::new(ErrorCode::ClusterUnreachable, "the output cannot be read now").hint("try again")
+    })?;
+    let mut page: Vec<Value> = Vec::new();
+    let (mut bytes, mut next) = (0, None);
+    for (number, chunk) in (1u64..).zip(&chunks).filter(|(number, _)| *number > after) {
+        if bytes > LOG_PAGE_BYTES {
+            next = Some(number - 1);
+            break;
+        }
+        bytes += chunk.bytes.len();
+        let source = match chunk.source {
+            OutputSource::Out => "out",
+            OutputSource::Err => "err",
+        };
+        page.push(json!({ "source": source, "text": String::from_utf8_lossy(&chunk.bytes) }));
+    }
+    Ok(json!({ "epic": epic, "task": task, "run": run, "attempt": attempt, "chunks": page, "truncated": false, "next": next }))
+}
+
+async fn instances(gateway: &Gateway, request: &Request) -> Result<(EpicId, String, Vec<u32>), ApiError> {
+    let fields = request.fields()?;
+    let (epic, task) = (fields.epic()?, fields.task()?.to_owned());
+    let (id, key) = (epic.clone(), task.clone());
+    let (known, instances) = gateway.manager.read(move |at| (at.state.epic(&id).is_some(), at.state.instances(&id, &key))).await?;
+    match (known, instances.is_empty()) {
+        (false, _) => Err(not_found(&epic)),
+        (true, true) => Err(task_not_found(&epic, &task)),
+        (true, false) => Ok((epic, task, instances)),
+    }
+}
+
+fn task_not_found(epic: &EpicId, task: &str) -> ApiError {
+    ApiError::new(ErrorCode::TaskNotFound, format!("epic {epic} has no task {task:?}"))
+        .hint("`amphi task ls EPIC` lists them; an instance of a matrix is t[i]")
+}

@@ -1,0 +1,149 @@
+//! A node process: one life from its proof that the former one is dead to its orderly end. Wiring only; no decisions.
+//!
+//! Start at [`run`]; what the node is made of stands in [`tree`], the small bus tasks in [`service`].
+
+mod memory;
+mod service;
+mod tree;
+mod world;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use amphi_adapters::nats::managed::{DataLock, LockError};
+use amphi_adapters::process::{become_subreaper, confirm_dead};
+use amphi_agents::manager::Leadership;
+use amphi_config::{Environment, Sources, TeamConfig, load};
+use amphi_protocol::ids::Incarnation;
+use amphi_supervisors::SupervisorMessage;
+use anyhow::{Context as _, bail};
+use ractor::ActorRef;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::up::NodeSpec;
+use crate::up::child::{announce_ready, read_spec};
+use tree::Tree;
+use world::World;
+
+/// How long the former life may take to be dead with everything that it started: a guard gives up after 5 s of silence.
+const FORMER_LIFE: Duration = Duration::from_secs(20);
+/// Running tasks may go on for so long after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// Runs a node until it is told to end or `up` is gone. Returns the exit code.
+pub async fn run() -> u8 {
+    let (spec, gone) = match tokio::task::spawn_blocking(read_spec).await {
+        Ok(Ok(read)) => read,
+        Ok(Err(error)) => return refuse(&error.into()),
+        Err(error) => return refuse(&error.into()),
+    };
+    match live(spec, gone).await {
+        Ok(()) => 0,
+        Err(error) => refuse(&error),
+    }
+}
+
+fn refuse(error: &anyhow::Error) -> u8 {
+    tracing::error!("the node ends: {error:#}");
+    1
+}
+
+async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
+    become_subreaper().context("cannot adopt orphans")?;
+    let _lock = take_over(&spec.data).await?;
+    let incarnation = begin_life(&spec.data)?;
+    let (team, environment) = configuration(&spec)?;
+    let world = World::open(&spec, &team, &environment).await?;
+    let memory = world.memory.clone();
+    let tree = Tree::plant(&spec, incarnation, &team, world).await?;
+    let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let [terminate, interrupt] = &mut signals;
+    let root = tree.root.clone();
+    tokio::select! {
+        () = gone.cancelled() => bail!("`up` is gone"),
+        () = died(root) => bail!("the root supervisor gave up"),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ready = tell_when_ready(&spec, &tree) => {
+            ready?;
+            tokio::select! {
+                () = gone.cancelled() => bail!("`up` is gone"),
+                () = died(tree.root.clone()) => bail!("the root supervisor gave up"),
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+    }
+    tracing::info!(node = %spec.node, "draining");
+    tokio::select! {
+        () = gone.cancelled() => bail!("`up` is gone"),
+        _ = terminate.recv() => bail!("ended at once by a second signal"),
+        _ = interrupt.recv() => bail!("ended at once by a second signal"),
+        drained = tree.desk.drain(DRAIN) => if drained.is_none_or(|drained| !drained.reported) {
+            tracing::warn!("some reports were not acknowledged; the next life of the node makes up for them");
+        }
+    }
+    // In reverse order of the start; bounded by each child's own time.
+    let _stopped = tree.root.stop_and_wait(Some("the node ends".to_owned()), Some(Duration::from_secs(15))).await;
+    memory.flush().await;
+    Ok(())
+}
+
+/// Waits until the former life of this node is over, and proves that nothing of it runs.
+async fn take_over(data: &Path) -> anyhow::Result<DataLock> {
+    let began = Instant::now();
+    let lock = loop {
+        match DataLock::acquire(data) {
+            Ok(lock) => break lock,
+            Err(LockError::Held { .. }) if began.elapsed() < FORMER_LIFE => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => return Err(error).context("the former life of this node does not end"),
+        }
+    };
+    let folder = data.to_owned();
+    let proof = tokio::task::spawn_blocking(move || confirm_dead(&folder, FORMER_LIFE)).await?;
+    if let Err(left) = proof {
+        bail!("processes of the former life still run and cannot be ended: {left:?}");
+    }
+    Ok(lock)
+}
+
+/// The number of this life: the time in milliseconds, and in any case more than the one before.
+fn begin_life(data: &Path) -> anyhow::Result<Incarnation> {
+    let path = data.join("incarnation");
+    let former: u64 = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+    let present = now.max(former + 1);
+    amphi_adapters::nats::remembered::write_durably(&path, present.to_string().as_bytes()).context("cannot write the incarnation")?;
+    Ok(Incarnation(present))
+}
+
+fn configuration(spec: &NodeSpec) -> anyhow::Result<(TeamConfig, Environment)> {
+    let environment = Environment::capture();
+    let folder = std::env::current_dir().unwrap_or_default();
+    let sources = Sources { environment: environment.clone(), flags: Vec::new(), file: spec.config.clone(), folder };
+    let loaded = load(&sources).map_err(|error| anyhow::anyhow!("{}", error.to_api().message))?;
+    Ok((loaded.team, environment))
+}
+
+/// Ready is who is registered and, with a seat, leads (in one node's cluster: this one).
+async fn tell_when_ready(spec: &NodeSpec, tree: &Tree) -> anyhow::Result<()> {
+    if spec.seat {
+        let mut leadership = tree.manager.leadership();
+        leadership.wait_for(|leadership| matches!(leadership, Leadership::Leads(_))).await.context("there is no Manager")?;
+    }
+    loop {
+        match tree.desk.snapshot().await {
+            Some(desk) if desk.joined => break,
+            Some(_) | None => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+    announce_ready(None).context("`up` does not listen")?;
+    std::future::ready(()).await;
+    Ok(())
+}
+
+async fn died(root: ActorRef<SupervisorMessage>) {
+    // A supervisor that gives up stops; nobody else stops the root but the end of this function's caller.
+    let _ended = root.wait(None).await;
+}

@@ -1,0 +1,326 @@
+//! The supervision tree of a node: bus, Manager's seat, gateway, desk, one pool of agents per role. Start order is dependency order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use amphi_agents::desk::wiring::serve_commands;
+use amphi_agents::manager::wiring::{serve_heartbeats, serve_inputs};
+use amphi_agents::manager::{Manager, ManagerArguments};
+use amphi_agents::{
+    AgentRegistry, BusLeaderLink, Desk, DeskArguments, DeskHandle, DeskSettings, Jobs, ManagerHandle, RoleProfile, Specialist,
+    SpecialistArguments,
+};
+use amphi_config::{RoleConfig, TeamConfig};
+use amphi_coordination::liveness::Periods;
+use amphi_protocol::ids::{AgentId, Incarnation, NodeId, RoleName};
+use amphi_protocol::journal::AgentInfo;
+use amphi_protocol::subjects;
+use amphi_supervisors::{
+    ChildEvent, ChildEventKind, ChildSpec, Intensity, Mailbox, OnExhausted, Supervisor, SupervisorArguments, SupervisorMessage,
+    SupervisorSpec, TreeBoard, nested, no_hook, restart_child,
+};
+use anyhow::Context as _;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
+use serde_json::{Value, json};
+
+use super::service::service;
+use super::world::{SHARD, World};
+use crate::gateway::Gateway;
+use crate::up::NodeSpec;
+
+/// A request with inputs waits for its commit at most so long; then it is sent again.
+const LINK_TIMEOUT: Duration = Duration::from_secs(5);
+/// A fenced attempt of a silent node is certainly over at `manager_lease` + 10 s; its locks are granted 5 s after that.
+const FENCE_BEYOND_LEASE: Duration = Duration::from_secs(15);
+
+/// A planted tree.
+pub struct Tree {
+    pub root: ActorRef<SupervisorMessage>,
+    pub desk: DeskHandle,
+    pub manager: ManagerHandle,
+}
+
+struct Planting<'a> {
+    spec: &'a NodeSpec,
+    incarnation: Incarnation,
+    team: &'a TeamConfig,
+    world: World,
+    board: Arc<TreeBoard>,
+    desk: DeskHandle,
+    manager: ManagerHandle,
+    registry: AgentRegistry,
+    jobs: Arc<Jobs>,
+}
+
+impl Tree {
+    /// Starts everything.
+    pub async fn plant(spec: &NodeSpec, incarnation: Incarnation, team: &TeamConfig, world: World) -> anyhow::Result<Self> {
+        let desk = DeskHandle::new();
+        let jobs = Jobs::new(world.engine.clone(), desk.clone());
+        let planting = Planting {
+            spec,
+            incarnation,
+            team,
+            world,
+            board: TreeBoard::new(),
+            desk: desk.clone(),
+            manager: ManagerHandle::default(),
+            registry: AgentRegistry::new(),
+            jobs,
+        };
+        let arguments = SupervisorArguments { spec: planting.root(), board: planting.board.clone(), on_child_event: no_hook() };
+        let (root, _) = Supervisor::spawn(arguments).await.context("the root supervisor cannot start")?;
+        Ok(Self { root, desk, manager: planting.manager })
+    }
+}
+
+impl Planting<'_> {
+    fn root(&self) -> SupervisorSpec {
+        let mut children = vec![self.bus_link()];
+        if self.spec.seat {
+            children.extend([self.seat(), self.inputs_door(), self.heartbeats_door()]);
+        }
+        children.push(self.gateway());
+        let (pools, agents) = self.pools();
+        children.push(self.desk(agents));
+        children.push(self.commands_door());
+        children.extend(pools);
+        let mut root = SupervisorSpec::new(format!("{}/root", self.spec.node), children);
+        // The bus may be away for minutes; what depends on it comes and goes without taking the node along.
+        root.intensity = Intensity { max: 60, within: Duration::from_secs(60) };
+        root
+    }
+
+    fn node(&self) -> &NodeId {
+        &self.spec.node
+    }
+
+    /// Answers who asks for this node's tree, from what is published.
+    fn bus_link(&self) -> ChildSpec {
+        let (bus, board, node) = (self.world.bus.clone(), self.board.clone(), self.node().clone());
+        let root = format!("{node}/root");
+        service(
+            self.node().as_str(),
+            "bus-link",
+            Arc::new(move || {
+                let (bus, board, node, root) = (bus.clone(), board.clone(), node.clone(), root.clone());
+                Box::pin(async move {
+                    let mut asked = match bus.subscribe(subjects::node_tree(&node)).await {
+                        Ok(asked) => asked,
+                        Err(error) => return error.to_string(),
+                    };
+                    while let Some(message) = asked.next().await {
+                        let Some(reply) = message.reply else { continue };
+                        let tree = serde_json::to_vec(&board.render(&root)).unwrap_or_default();
+                        // Who gets no answer asks again.
+                        let _lost = bus.publish(reply, BTreeMap::new(), tree.into()).await;
+                    }
+                    "the subscription ended".to_owned()
+                })
+            }),
+        )
+    }
+
+    fn seat(&self) -> ChildSpec {
+        let health = &self.team.health;
+        let node_dead_ms = millis(health.node_dead);
+        let arguments = ManagerArguments {
+            node: self.node().clone(),
+            shard: SHARD,
+            journal: self.world.journal.clone(),
+            objects: self.world.objects.clone(),
+            events: self.world.events.clone(),
+            bus: self.world.bus.clone(),
+            memory: self.world.memory.clone(),
+            clock: self.world.clock.clone(),
+            handle: self.manager.clone(),
+            periods: Periods { node_dead_ms, fence_ms: millis(health.manager_lease(false) + FENCE_BEYOND_LEASE) },
+        };
+        let name = format!("{}/manager-0", self.node());
+        ChildSpec::worker("manager-0", move |parent: ActorCell| -> BoxFuture<'static, Result<ActorCell, SpawnErr>> {
+            let (name, arguments) = (name.clone(), arguments.clone());
+            Box::pin(async move { Ok(Actor::spawn_linked(Some(name), Manager, arguments, parent).await?.0.get_cell()) })
+        })
+    }
+
+    fn inputs_door(&self) -> ChildSpec {
+        let (bus, manager) = (self.world.bus.clone(), self.manager.clone());
+        service(
+            self.node().as_str(),
+            "inputs",
+            Arc::new(move || {
+                let (bus, manager) = (bus.clone(), manager.clone());
+                Box::pin(async move {
+                    serve_inputs(bus, SHARD, manager).await;
+                    "the subscription ended".to_owned()
+                })
+            }),
+        )
+    }
+
+    fn heartbeats_door(&self) -> ChildSpec {
+        let (bus, manager) = (self.world.bus.clone(), self.manager.clone());
+        service(
+            self.node().as_str(),
+            "heartbeats",
+            Arc::new(move || {
+                let (bus, manager) = (bus.clone(), manager.clone());
+                Box::pin(async move {
+                    serve_heartbeats(bus, SHARD, manager).await;
+                    "the subscription ended".to_owned()
+                })
+            }),
+        )
+    }
+
+    fn gateway(&self) -> ChildSpec {
+        let world = &self.world;
+        let gateway = Arc::new(Gateway {
+            manager: self.manager.clone(),
+            client: world.client.clone(),
+            bus: world.bus.clone(),
+            objects: world.objects.clone(),
+            journal: world.journal.clone(),
+            output: world.output.clone(),
+            catalog: world.catalog.clone(),
+            roles: Value::Array(self.team.roles.by_name.iter().map(role_view).collect()),
+            shard: SHARD,
+            history: Default::default(),
+        });
+        service(
+            self.node().as_str(),
+            "gateway",
+            Arc::new(move || {
+                let gateway = gateway.clone();
+                Box::pin(async move {
+                    match gateway.serve().await {
+                        Ok(()) => "the service ended".to_owned(),
+                        Err(error) => error.to_string(),
+                    }
+                })
+            }),
+        )
+    }
+
+    /// The node's memory of its attempts: a node whose desk died ends, and its next life begins clean.
+    fn desk(&self, agents: Vec<AgentInfo>) -> ChildSpec {
+        let supervisors: BTreeMap<AgentId, String> =
+            agents.iter().map(|agent| (agent.agent.clone(), self.pool_name(&agent.role))).collect();
+        let restart_agent = Arc::new(move |agent: &AgentId| {
+            let Some(pool) = supervisors.get(agent).and_then(|name| ActorRef::<SupervisorMessage>::where_is(name.clone())) else { return };
+            let agent = agent.to_string();
+            tokio::spawn(async move {
+                if let Err(error) = restart_child(&pool, &agent, Some(Duration::from_secs(10))).await {
+                    tracing::warn!(%agent, %error, "an agent was not restarted");
+                }
+            });
+        });
+        let health = &self.team.health;
+        let arguments = DeskArguments {
+            node: self.node().clone(),
+            incarnation: self.incarnation,
+            pid: std::process::id(),
+            capacity: self.spec.capacity,
+            labels: self.spec.labels.clone(),
+            agents,
+            shard: SHARD,
+            registry: self.registry.clone(),
+            jobs: self.jobs.clone(),
+            link: Arc::new(BusLeaderLink::new(self.world.bus.clone(), SHARD, LINK_TIMEOUT)),
+            bus: self.world.bus.clone(),
+            handle: self.desk.clone(),
+            restart_agent,
+            settings: DeskSettings { heartbeat: health.heartbeat, ..DeskSettings::default() },
+        };
+        let name = format!("{}/desk", self.node());
+        let start = move |parent: ActorCell| -> BoxFuture<'static, Result<ActorCell, SpawnErr>> {
+            let (name, arguments) = (name.clone(), arguments.clone());
+            Box::pin(async move { Ok(Actor::spawn_linked(Some(name), Desk, arguments, parent).await?.0.get_cell()) })
+        };
+        ChildSpec::worker("desk", start).limited(Intensity { max: 0, within: Duration::from_secs(60) }, OnExhausted::Escalate)
+    }
+
+    fn commands_door(&self) -> ChildSpec {
+        let (bus, node, desk) = (self.world.bus.clone(), self.node().clone(), self.desk.clone());
+        service(
+            self.node().as_str(),
+            "commands",
+            Arc::new(move || {
+                let (bus, node, desk) = (bus.clone(), node.clone(), desk.clone());
+                Box::pin(async move {
+                    match serve_commands(bus, node, desk).await {
+                        Ok(()) => "the subscription ended".to_owned(),
+                        Err(error) => error.to_string(),
+                    }
+                })
+            }),
+        )
+    }
+
+    fn pool_name(&self, role: &RoleName) -> String {
+        format!("{}/pool/{role}", self.node())
+    }
+
+    /// One pool per role that this release can run, and all their agents.
+    fn pools(&self) -> (Vec<ChildSpec>, Vec<AgentInfo>) {
+        let mut agents = Vec::new();
+        let pools = self.team.roles.runnable().map(|(role, config)| self.pool(role, config, &mut agents)).collect();
+        (pools, agents)
+    }
+
+    fn pool(&self, role: &RoleName, config: &RoleConfig, agents: &mut Vec<AgentInfo>) -> ChildSpec {
+        let profile = Arc::new(RoleProfile::new(role.clone(), config.skills.clone(), config.responsibilities.clone()));
+        let intensity = Intensity { max: config.restart.max, within: config.restart.within };
+        let children = (1..=config.replicas.count(self.spec.capacity)).map(|number| {
+            let agent = profile.agent_id(self.node(), number).expect("a node, a role and a number make an agent id");
+            agents.push(profile.info(agent.clone()));
+            self.agent(agent, &profile).limited(intensity, OnExhausted::Quarantine)
+        });
+        let mut spec = SupervisorSpec::new(self.pool_name(role), children.collect());
+        spec.intensity = intensity;
+        spec.children_max = 100_000;
+        let desk = self.desk.clone();
+        let hook = Arc::new(move |event: ChildEvent| {
+            let Ok(agent) = AgentId::parse(&event.child) else { return };
+            match event.kind {
+                ChildEventKind::Started { .. } => desk.agent_up(agent, 0),
+                ChildEventKind::Restarted { count, .. } => desk.agent_up(agent, u32::try_from(count).unwrap_or(u32::MAX)),
+                ChildEventKind::Exited { reason, .. } => desk.agent_exited(agent, reason),
+                ChildEventKind::Quarantined { reason } => desk.agent_quarantined(agent, reason),
+            }
+        });
+        nested(format!("pool-{role}"), SupervisorArguments { spec, board: self.board.clone(), on_child_event: hook })
+    }
+
+    fn agent(&self, agent: AgentId, profile: &Arc<RoleProfile>) -> ChildSpec {
+        let mailbox = Arc::new(AtomicU64::new(0));
+        let arguments = SpecialistArguments {
+            agent: agent.clone(),
+            profile: profile.clone(),
+            jobs: self.jobs.clone(),
+            desk: self.desk.clone(),
+            registry: self.registry.clone(),
+            mailbox: mailbox.clone(),
+            faults: self.world.faults,
+        };
+        ChildSpec::worker(agent.to_string(), move |parent| Specialist::start(arguments.clone(), parent)).mailbox(Mailbox::over(mailbox))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn role_view((name, role): (&RoleName, &RoleConfig)) -> Value {
+    json!({
+        "role": name,
+        "skills": role.skills,
+        "responsibilities": role.responsibilities,
+        "tools": role.tools,
+        "restart": { "max": role.restart.max, "within_ms": millis(role.restart.within) },
+    })
+}

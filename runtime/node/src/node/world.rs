@@ -1,0 +1,111 @@
+//! The adapters of one node, opened in order: connection, journal, stores, engines.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use amphi_adapters::nats::{
+    JetStreamJournal, NatsBus, NatsEventStream, NatsObjectStore, NatsOutputLog, check_server, connect_later, ensure_messages_stream,
+};
+use amphi_adapters::process::{ProcessConfig, ProcessEngine};
+use amphi_adapters::tools::{Engines, ToolEngine, tool_names};
+use amphi_config::{Environment, TeamConfig, resolve_secrets};
+use amphi_ports::{Clock, Engine, EventStream, Journal, MessageBus, ObjectStore, TailMemory};
+use amphi_protocol::document::Catalog;
+use amphi_protocol::ids::{ShardId, Timestamp};
+use anyhow::{Context as _, bail};
+use async_nats::Client;
+
+use super::memory::NodeMemory;
+use crate::up::NodeSpec;
+
+/// How long a node tries to reach NATS and its streams at the start; after that `up` starts it again.
+const OPEN_WITHIN: Duration = Duration::from_secs(30);
+/// The one shard of this release.
+pub const SHARD: ShardId = ShardId(0);
+
+/// Everything outside of the process.
+pub struct World {
+    pub client: Client,
+    pub bus: Arc<dyn MessageBus>,
+    pub journal: Arc<dyn Journal>,
+    pub objects: Arc<dyn ObjectStore>,
+    pub events: Arc<dyn EventStream>,
+    pub output: Arc<NatsOutputLog>,
+    pub engine: Arc<dyn Engine>,
+    pub clock: Arc<dyn Clock>,
+    pub memory: Arc<NodeMemory>,
+    pub catalog: Catalog,
+    pub faults: bool,
+}
+
+struct WallClock;
+
+impl Clock for WallClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0))
+    }
+}
+
+impl World {
+    /// Opens everything.
+    pub async fn open(spec: &NodeSpec, team: &TeamConfig, environment: &Environment) -> anyhow::Result<Self> {
+        match tokio::time::timeout(OPEN_WITHIN, Self::try_open(spec, team, environment)).await {
+            Ok(opened) => opened,
+            Err(_) => bail!("NATS and its streams were not there within {} s", OPEN_WITHIN.as_secs()),
+        }
+    }
+
+    async fn try_open(spec: &NodeSpec, team: &TeamConfig, environment: &Environment) -> anyhow::Result<Self> {
+        let client = connect_later(&spec.nats, &format!("amphi {}", spec.node)).await.context("connecting to NATS")?;
+        until("the NATS server", || check_server(&client)).await;
+        let memory = Arc::new(NodeMemory::open(spec.data.clone(), spec.cluster.clone()));
+        let create = memory.recall(SHARD).context("this node's memory of the journal")?.is_none();
+        let journal = until("the journal", || JetStreamJournal::open(&client, SHARD, 1, create)).await;
+        let objects = Arc::new(until("the object store", || NatsObjectStore::open(&client, 1)).await);
+        let output = Arc::new(until("the output stream", || NatsOutputLog::open(&client, 1)).await);
+        until("the stream of messages", || ensure_messages_stream(&client, 1)).await;
+        let secrets = match resolve_secrets(team, environment) {
+            Ok(secrets) => secrets.expose_all(),
+            Err(errors) => bail!("secrets: {}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
+        };
+        let home = environment.get("HOME").unwrap_or("/").to_owned();
+        let mut config = ProcessConfig::new(spec.data.clone(), home);
+        config.secrets.clone_from(&secrets);
+        let tools = Arc::new(ToolEngine::new(spec.data.clone(), &secrets));
+        let processes = ProcessEngine::open(config, output.clone(), objects.clone()).context("opening the process engine")?;
+        let faults = environment.get("AMPHI_FAULTS") == Some("1");
+        let catalog = Catalog { roles: team.roles.skills_by_role(), tools: tool_names(faults) };
+        Ok(Self {
+            bus: Arc::new(NatsBus::new(client.clone())),
+            journal: Arc::new(journal),
+            events: Arc::new(NatsEventStream::new(&client)),
+            engine: Arc::new(Engines::new(Arc::new(processes), tools)),
+            clock: Arc::new(WallClock),
+            client,
+            objects,
+            output,
+            memory,
+            catalog,
+            faults,
+        })
+    }
+}
+
+/// Tries until it works; the caller bounds the time. A server that has just been started refuses for a moment.
+async fn until<T, E: std::error::Error, F: Future<Output = Result<T, E>>>(what: &str, mut attempt: impl FnMut() -> F) -> T {
+    loop {
+        match attempt().await {
+            Ok(done) => return done,
+            Err(error) => {
+                let mut chain = error.to_string();
+                let mut source = error.source();
+                while let Some(cause) = source {
+                    chain = format!("{chain}: {cause}");
+                    source = cause.source();
+                }
+                tracing::warn!("{what} is not there yet: {chain}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
