@@ -84,6 +84,10 @@ impl Cluster {
     pub fn change(&mut self, agent: &AgentId, life: AgentLife) {
         if let Some(agent) = self.agents.get_mut(agent) {
             agent.life = life;
+            // What comes up again is a new actor; the attempt of the dead one is over for it, reported or not.
+            if life != AgentLife::Up {
+                agent.busy = None;
+            }
         }
     }
 

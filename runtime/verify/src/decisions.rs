@@ -272,10 +272,15 @@ impl Checker {
         if instances.iter().any(|&i| i as usize >= epic.instances.len()) {
             return Err(self.inconsistent("a decision is about an instance that does not exist"));
         }
-        let is_ended = |i: &u32| matches!(epic.instances[*i as usize].stage, Stage::Ended(_));
+        let is_ended = |i: &u32| match epic.instances[*i as usize].stage {
+            Stage::Ended(_) => true,
+            Stage::Idle | Stage::Backoff => epic.unsure,
+            Stage::Open(_) | Stage::Unknown => false,
+        };
         let (ended, others): (Vec<u32>, Vec<u32>) = instances.iter().copied().partition(is_ended);
         self.findings.check(Law::S5, &[id], others.is_empty() || epic.unsure);
-        let ready = epic.reopen(&ended);
+        self.withdraw(position, &ended);
+        let ready = self.epics[position].reopen(&ended);
         self.join_queues(position, &ready);
         Ok(())
     }
@@ -294,7 +299,7 @@ impl Checker {
             // A person's word that it never began outweighs the record of its start.
             Resolution::NotStarted => {
                 instance.stage = Stage::Idle;
-                instance.began = 0;
+                (instance.began, instance.voided) = (0, true);
                 self.join_queues(key.0, &[key.1]);
             }
         }
@@ -388,6 +393,16 @@ impl Checker {
     fn settle(&mut self, key: InstanceKey, how: How) {
         let shift = self.epics[key.0].settle(key.1, how);
         self.take_shift(key.0, shift);
+    }
+
+    /// Takes instances out of the lock queues; the caller says where they stand instead.
+    fn withdraw(&mut self, position: usize, instances: &[u32]) {
+        for &i in instances {
+            if let Some(since) = self.epics[position].instances[i as usize].joined.take() {
+                let locks = self.epics[position].locks(i);
+                self.locks.leave((position, i), since, &locks);
+            }
+        }
     }
 
     fn take_shift(&mut self, position: usize, shift: Shift) {

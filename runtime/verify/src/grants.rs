@@ -49,8 +49,11 @@ impl Checker {
 
     /// S4 and S5: the run is open, no other attempt of it is, and the number follows. False if there is nothing to apply.
     fn is_next_attempt(&mut self, (position, i): InstanceKey, grant: &Grant<'_>) -> bool {
-        let epic = &self.epics[position];
-        let (id, instance) = (epic.id.clone(), &epic.instances[i as usize]);
+        let epic = &mut self.epics[position];
+        let (id, instance) = (epic.id.clone(), &mut epic.instances[i as usize]);
+        if std::mem::take(&mut instance.voided) && instance.run.checked_add(1) == Some(grant.attempt.run) {
+            (instance.run, instance.attempts, instance.last_agent) = (grant.attempt.run, 0, None);
+        }
         let ended = matches!(instance.stage, Stage::Ended(_)) && !epic.unsure;
         if ended || instance.run != grant.attempt.run {
             return self.findings.check(Law::S5, &[&id], false);

@@ -66,6 +66,8 @@ pub(crate) struct Instance {
     pub joined: Option<u64>,
     /// The last report of an end that was taken in, to know it again: run, attempt, digest.
     pub end_seen: Option<(u32, u32, u64)>,
+    /// A person said that the run never began: it goes on, or a new run takes its place. Both can be read.
+    pub voided: bool,
     /// An attempt that was lost without an end and has been reported as such.
     pub written_off: Option<(u32, u32)>,
 }
@@ -132,6 +134,7 @@ impl EpicModel {
             last_agent: None,
             joined: None,
             end_seen: None,
+            voided: false,
             written_off: None,
         };
         let mut epic = Self {
@@ -296,8 +299,8 @@ impl EpicModel {
             self.relieve(self.plan.tasks[task].dependents[position], satisfies, shift);
         }
         let Some(phase) = self.plan.tasks[task].phase.map(|phase| phase as usize) else { return };
-        self.phases[phase].unended -= 1;
-        self.phases[phase].unsatisfied -= satisfies;
+        self.phases[phase].unended = self.phases[phase].unended.saturating_sub(1);
+        self.phases[phase].unsatisfied = self.phases[phase].unsatisfied.saturating_sub(satisfies);
         if self.phases[phase].unended == 0 {
             let satisfies = u32::from(self.phases[phase].unsatisfied == 0);
             for position in 0..self.plan.phase_waiters[phase].len() {
@@ -308,8 +311,9 @@ impl EpicModel {
 
     fn relieve(&mut self, task: u32, satisfies: u32, shift: &mut Shift) {
         let task = task as usize;
-        self.tasks[task].unended -= 1;
-        self.tasks[task].unsatisfied -= satisfies;
+        // An epic that can be read in several ways may end a task more than once.
+        self.tasks[task].unended = self.tasks[task].unended.saturating_sub(1);
+        self.tasks[task].unsatisfied = self.tasks[task].unsatisfied.saturating_sub(satisfies);
         if satisfies > 0 && self.tasks[task].unsatisfied == 0 && self.spec.tasks[task].condition == Condition::Success {
             shift.ready.extend(self.idle_of(task));
         }
@@ -323,7 +327,7 @@ impl EpicModel {
             let instance = &mut self.instances[i as usize];
             instance.stage = Stage::Idle;
             instance.run = instance.run.saturating_add(1);
-            (instance.attempts, instance.began, instance.last_agent) = (0, 0, None);
+            (instance.attempts, instance.began, instance.last_agent, instance.voided) = (0, 0, None, false);
             self.tasks[task].reopened = true;
             self.tasks[task].runs = None;
         }
