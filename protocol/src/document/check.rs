@@ -61,7 +61,7 @@ fn place_in(node: &Node, offset: usize) -> Place {
     match &node.kind {
         Kind::Scalar(scalar) if scalar.literal => {
             let lines = scalar.text.get(..offset).map_or(0, |text| text.bytes().filter(|b| *b == b'\n').count());
-            Place { line: node.place.line.saturating_add(1).saturating_add(lines as u32), column: 1 }
+            Place { line: node.place.line.saturating_add(lines as u32), column: 1 }
         }
         Kind::Scalar(_) | Kind::List(_) | Kind::Map(_) => node.place,
     }

@@ -19,7 +19,10 @@ mod reference;
 mod report;
 mod shell;
 mod spec;
+mod summary;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod texts;
 mod yaml;
 
@@ -30,6 +33,7 @@ pub use plan::{Plan, PlannedInstance, PlannedTask};
 pub use read::parse_duration;
 pub use reference::InvalidReference;
 pub use spec::*;
+pub use summary::{PLAN_EDGES_MAX, PlanLock, PlanView, plan_summary};
 pub use texts::{input_value, substitute, substitute_text};
 
 pub use crate::node::value_text;

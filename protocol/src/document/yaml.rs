@@ -42,7 +42,7 @@ pub(super) struct Scalar {
     /// The text, escapes resolved.
     pub text: String,
     pub class: Class,
-    /// A literal block: its text begins on the next line.
+    /// A literal block: its lines are lines of the document.
     pub literal: bool,
 }
 
