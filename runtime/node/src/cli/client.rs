@@ -9,7 +9,7 @@ use amphi_config::Environment;
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::subjects;
 use async_nats::client::RequestErrorKind;
-use async_nats::{ConnectErrorKind, HeaderMap, ServerAddr};
+use async_nats::{ConnectErrorKind, HeaderMap};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -100,12 +100,10 @@ impl Client {
     pub async fn connect(global: &Global) -> Result<Self, Failure> {
         let (url, origin) = find_url(global)?;
         let shown = redacted(&url);
-        let addresses =
-            url.split(',').map(|part| part.trim().parse::<ServerAddr>()).collect::<Result<Vec<_>, _>>().map_err(|_| {
-                Failure::usage(format!("`{shown}` (from {origin}) is no NATS URL")).hint("for instance nats://127.0.0.1:4222")
-            })?;
-        let options = async_nats::ConnectOptions::new()
-            .name("amphi-cli")
+        let (addresses, options) = amphi_adapters::nats::connect_options(&url, "amphi-cli").map_err(|_| {
+            Failure::usage(format!("`{shown}` (from {origin}) is no NATS URL")).hint("for instance nats://127.0.0.1:4222")
+        })?;
+        let options = options
             .connection_timeout(CONNECT_TIMEOUT)
             .event_callback(|event| async move { tracing::debug!(%event, "NATS connection") });
         let nats = match timeout(CONNECT_TIMEOUT + Duration::from_secs(1), options.connect(addresses)).await {
