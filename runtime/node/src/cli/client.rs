@@ -100,12 +100,10 @@ impl Client {
     pub async fn connect(global: &Global) -> Result<Self, Failure> {
         let (url, origin) = find_url(global)?;
         let shown = redacted(&url);
-        let (addresses, options) = amphi_adapters::nats::connect_options(&url, "amphi-cli").map_err(|_| {
-            Failure::usage(format!("`{shown}` (from {origin}) is no NATS URL")).hint("for instance nats://127.0.0.1:4222")
-        })?;
-        let options = options
-            .connection_timeout(CONNECT_TIMEOUT)
-            .event_callback(|event| async move { tracing::debug!(%event, "NATS connection") });
+        let (addresses, options) = amphi_adapters::nats::connect_options(&url, "amphi-cli")
+            .map_err(|_| Failure::usage(format!("`{shown}` (from {origin}) is no NATS URL")).hint("for instance nats://127.0.0.1:4222"))?;
+        let options =
+            options.connection_timeout(CONNECT_TIMEOUT).event_callback(|event| async move { tracing::debug!(%event, "NATS connection") });
         let nats = match timeout(CONNECT_TIMEOUT + Duration::from_secs(1), options.connect(addresses)).await {
             Ok(Ok(nats)) => nats,
             Ok(Err(error)) if matches!(error.kind(), ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication) => {

@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use amphi_adapters::nats::connect;
 use amphi_adapters::nats::managed::{DataLock, Durability, ManagedOptions, ManagedServer};
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, stream};
@@ -47,7 +48,7 @@ impl FakeCluster {
         let options = ManagedOptions { data: data.clone(), tools: Some(tools), durability: Durability::Process };
         let server = ManagedServer::start(options, &lock).await.expect("a NATS server");
         std::fs::write(data.join("ready.json"), json!({ "nats": server.url() }).to_string()).expect("written");
-        let nats = async_nats::connect(server.url()).await.expect("a connection");
+        let nats = connect(&server.url(), "test").await.expect("a connection");
         let script = Arc::new(Mutex::new(Script::default()));
         let mut api = tokio::task::JoinSet::new();
         let requests = nats.subscribe("amphi.api.>").await.expect("a subscription");
