@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use amphi_ports::JobNews;
 use nix::libc;
@@ -25,32 +26,36 @@ const MESSAGE_CHARS_MAX: usize = 500;
 pub struct CpuMeter {
     cgroup: Option<PathBuf>,
     guard: Option<i32>,
-    seen_us: u64,
+    used_us: u64,
+    below: Arc<Mutex<Vec<(i32, u64)>>>,
 }
 
 impl CpuMeter {
-    /// Measures by cgroup if there is one, else by walking the tree of `guard`.
-    pub fn new(cgroup: Option<PathBuf>, guard: Option<i32>) -> Self {
-        Self { cgroup, guard, seen_us: 0 }
+    /// Measures by cgroup if there is one, else by walking the tree of `guard`, whose pids and start times it leaves in `below`.
+    pub fn new(cgroup: Option<PathBuf>, guard: Option<i32>, below: Arc<Mutex<Vec<(i32, u64)>>>) -> Self {
+        Self { cgroup, guard, used_us: 0, below }
     }
 
     /// True if the tree has worked since the last time that this was true.
     pub fn has_worked(&mut self) -> bool {
         let used = match &self.cgroup {
-            Some(cgroup) => cgroup::cpu_us(cgroup).unwrap_or(self.seen_us),
+            Some(cgroup) => cgroup::cpu_us(cgroup).unwrap_or(self.used_us),
             None => self.walk(),
         };
         // In a walk the time of a process leaves the sum when the process does: any change is work.
-        let worked = used.abs_diff(self.seen_us) >= CPU_US_MIN;
+        let worked = used.abs_diff(self.used_us) >= CPU_US_MIN;
         if worked {
-            self.seen_us = used;
+            self.used_us = used;
         }
         worked
     }
 
     fn walk(&self) -> u64 {
         let Some(guard) = self.guard else { return 0 };
-        let ticks: u64 = procfs::descendants(&procfs::all(), &[guard]).iter().map(|process| process.cpu_ticks).sum();
+        let tree = procfs::descendants(&procfs::all(), &[guard]);
+        let ticks: u64 = tree.iter().map(|process| process.cpu_ticks).sum();
+        let below = tree.iter().map(|process| (process.pid, process.start_time)).collect();
+        *self.below.lock().unwrap_or_else(PoisonError::into_inner) = below;
         ticks * 10_000 // USER_HZ is 100 on every Linux
     }
 }

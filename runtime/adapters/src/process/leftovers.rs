@@ -1,8 +1,9 @@
 //! Ends what a dead guard left, and proves that nothing is left.
 //!
 //! The tree of a dead guard is found by its cgroup, by the marker in its environment, and, on the node that started it, by its session
-//! among the children that the node adopted. A process that cleared its environment, on a machine without cgroup2, after both its guard
-//! and its node were killed with SIGKILL, is not found: that is the limit of this proof.
+//! among the children that the node adopted and by what was last seen below the guard. Without cgroup2 this has a limit: a process that
+//! cleared its environment and left its session is not found when guard and node were both killed with SIGKILL, or when the guard was
+//! killed before the node saw the process.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -86,7 +87,7 @@ fn settle_record(path: &Path, end_guard: bool) -> Result<(), Leftover> {
         Err(error) => return Err(leftover(Vec::new(), format!("its record cannot be locked: {error}"))),
     };
     let record = Record::read(&mut &*lock).map_err(|error| leftover(Vec::new(), format!("its record cannot be read: {error}")))?;
-    let tree = Remains { marker: record.marker, cgroup: record.cgroup, guard: None };
+    let tree = Remains { marker: record.marker, cgroup: record.cgroup, ..Remains::default() };
     let pids = tree.kill_pass(&mut BTreeSet::new());
     if !pids.is_empty() {
         return Err(leftover(pids, "its processes do not die".to_owned()));
@@ -94,6 +95,29 @@ fn settle_record(path: &Path, end_guard: bool) -> Result<(), Leftover> {
     tree.remove_cgroup();
     let _ = fs::remove_file(path);
     Ok(())
+}
+
+/// Kills everything below a living guard that does not do it itself: stopped, or too slow. Returns when nothing below it lives. Blocks.
+///
+/// The guard must not be killed before: while it is there, even stopped, whatever loses its parent comes to it, so nothing escapes.
+pub fn kill_below(guard: i32, cgroup: Option<&Path>) {
+    let mut empty_looks = 0;
+    // One look is no proof: a child may be born behind the reader's back while its parent dies ahead of it.
+    while empty_looks < 2 {
+        if let Some(cgroup) = cgroup {
+            cgroup::kill(cgroup);
+        }
+        let living: Vec<ProcessStat> = procfs::descendants(&procfs::all(), &[guard]).into_iter().filter(ProcessStat::is_alive).collect();
+        if living.is_empty() {
+            empty_looks += 1;
+            continue;
+        }
+        empty_looks = 0;
+        for process in living {
+            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+        }
+        std::thread::sleep(PASS_EVERY);
+    }
 }
 
 /// Kills what a dead guard of this very process left, adopted children included, and returns when nothing of it lives. Blocks.
@@ -123,6 +147,8 @@ pub struct Remains {
     pub cgroup: Option<PathBuf>,
     /// Their guard's pid if it was a child of this process: also their session.
     pub guard: Option<i32>,
+    /// Pids and start times of processes that were seen below the guard while it lived.
+    pub seen: Vec<(i32, u64)>,
 }
 
 impl Remains {
@@ -144,6 +170,7 @@ impl Remains {
         let in_cgroup: BTreeSet<i32> = self.cgroup.as_deref().map(cgroup::members).unwrap_or_default().into_iter().collect();
         let is_member = |process: &ProcessStat| {
             in_cgroup.contains(&process.pid)
+                || self.seen.contains(&(process.pid, process.start_time))
                 || (process.parent == own && self.guard.is_some_and(|guard| guard == process.session && guard != process.pid))
                 || (!self.marker.is_empty() && procfs::marker_of(process.pid).as_deref() == Some(&self.marker))
         };

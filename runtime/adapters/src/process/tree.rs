@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::cgroup;
 use super::keeper::{Keeper, Kept};
 use super::launch::{GRACE, GuardWord, Launch};
-use super::leftovers::{Remains, kill_orphans};
+use super::leftovers::{Remains, kill_below, kill_orphans};
 use super::procfs::MARKER_VARIABLE;
 use super::record::{self, Record};
 
@@ -82,6 +82,7 @@ pub struct Tree {
     kept: Kept,
     guard: Child,
     remains: Remains,
+    below: Arc<Mutex<Vec<(i32, u64)>>>,
     record: PathBuf,
 }
 
@@ -106,7 +107,7 @@ impl Trees {
     pub fn start(&self, order: TreeOrder) -> io::Result<Tree> {
         let marker = uuid::Uuid::now_v7().simple().to_string();
         let cgroup = self.cgroups.as_ref().and_then(|parent| cgroup::create(parent, &format!("amphi-{marker}")));
-        let remains = Remains { marker, cgroup, guard: None };
+        let remains = Remains { marker, cgroup, ..Remains::default() };
         let record = record::folder(&self.state_dir).join(&order.name);
         let started = self.start_guard(order, &record, remains.clone());
         if started.is_err() {
@@ -147,14 +148,14 @@ impl Trees {
         let kept = self.keeper.keep(own.try_clone()?);
         let words = BufReader::new(tokio::net::UnixStream::from_std(own)?);
         let (stdout, stderr) = (guard.stdout.take(), guard.stderr.take());
-        Ok(Tree { stdout, stderr, words, kept, guard, remains, record: record.to_owned() })
+        Ok(Tree { stdout, stderr, words, kept, guard, remains, below: Arc::default(), record: record.to_owned() })
     }
 }
 
 impl Tree {
     /// Where its CPU time can be read: its cgroup, and the pid of its guard.
     pub fn cpu_meter(&self) -> super::activity::CpuMeter {
-        super::activity::CpuMeter::new(self.remains.cgroup.clone(), self.remains.guard)
+        super::activity::CpuMeter::new(self.remains.cgroup.clone(), self.remains.guard, Arc::clone(&self.below))
     }
 
     /// Waits until the main process runs. `None` if it never will; [`Tree::end`] then says why.
@@ -198,16 +199,27 @@ impl Tree {
 
     /// The guard is dead or does not answer: ends it and all that hung on it.
     async fn take_over(&mut self) {
+        let mut remains = self.remains.clone();
+        remains.seen = std::mem::take(&mut *self.below.lock().unwrap_or_else(PoisonError::into_inner));
+        // Not yet collected means that the pid is still the guard's own.
+        let living_guard = matches!(self.guard.try_wait(), Ok(None)).then_some(remains.guard).flatten();
+        let cgroup = remains.cgroup.clone();
+        if let Some(guard) = living_guard {
+            self.blocking(move || kill_below(guard, cgroup.as_deref())).await;
+        }
         let _ = self.guard.kill().await;
-        let remains = self.remains.clone();
         let record = self.record.clone();
-        // Nobody aborts blocking work, so this goes on to its end even if the waiting stops here.
-        let done = tokio::task::spawn_blocking(move || {
+        self.blocking(move || {
             kill_orphans(&remains);
             let _ = std::fs::remove_file(record);
-        });
-        if let Err(error) = done.await {
-            tracing::error!(%error, record = %self.record.display(), "the processes of a dead guard could not be ended");
+        })
+        .await;
+    }
+
+    /// Nobody aborts blocking work: it goes on to its end even if the waiting stops here.
+    async fn blocking(&self, work: impl FnOnce() + Send + 'static) {
+        if let Err(error) = tokio::task::spawn_blocking(work).await {
+            tracing::error!(%error, record = %self.record.display(), "the processes of a lost guard could not be ended");
         }
     }
 }
