@@ -23,15 +23,16 @@ pub fn find_parent() -> Option<PathBuf> {
     parent.join("cgroup.procs").exists().then_some(parent)
 }
 
-/// Makes a cgroup that can be killed, or none.
-pub fn create(parent: &Path, name: &str) -> Option<PathBuf> {
-    let folder = parent.join(name);
-    fs::create_dir(&folder).ok()?;
-    if folder.join("cgroup.kill").exists() {
-        return Some(folder);
+/// Makes a cgroup; true if it can be killed.
+pub fn create(folder: &Path) -> bool {
+    if fs::create_dir(folder).is_err() {
+        return false;
     }
-    remove(&folder);
-    None
+    let can_kill = folder.join("cgroup.kill").exists();
+    if !can_kill {
+        remove(folder);
+    }
+    can_kill
 }
 
 /// Kills everything in it and below it.

@@ -33,6 +33,8 @@ const ARGUMENT_BYTES_MAX: usize = 100 * 1024;
 const PIPE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the end of an attempt waits for its output to be stored.
 const LOG_PATIENCE: Duration = Duration::from_secs(5);
+/// How long storing all artifacts of an attempt may take.
+const ARTIFACTS_PATIENCE: Duration = Duration::from_secs(120);
 const NEWS_EVERY: Duration = Duration::from_secs(1);
 
 /// What a node's processes run with.
@@ -134,7 +136,13 @@ async fn run(shared: &Arc<Shared>, order: &JobOrder, news: &mpsc::UnboundedSende
         let watched = Watched { shared, order, news, cancel, folders: &folders };
         watched.to_end(&mut tree).await
     };
-    settle(shared, order, &folders, verdict, cancel.is_cancelled()).await
+    let is_cancelled = cancel.is_cancelled();
+    tokio::select! {
+        biased;
+        end = settle(shared, order, &folders, verdict, is_cancelled) => end,
+        // The processes are dead; only what they left was still being stored.
+        () = cancel.cancelled(), if !is_cancelled => failed(Outcome::Cancelled, "ended on request while its artifacts were being stored"),
+    }
 }
 
 /// Makes folders and environment and starts the guard. Blocks.
@@ -319,7 +327,10 @@ async fn settle(shared: &Shared, order: &JobOrder, folders: &Folders, ended: End
         Verdict::GuardDied => return failed(Outcome::AgentLost, "the guard of the processes died, and they were ended"),
         Verdict::Exit(code) => code,
     };
-    let kept = keep_artifacts(folders.artifacts(), &*shared.objects).await;
+    let kept = match timeout(ARTIFACTS_PATIENCE, keep_artifacts(folders.artifacts(), &*shared.objects)).await {
+        Ok(kept) => kept,
+        Err(elapsed) => Err(ResultError::Node { what: "the artifacts could not be stored in time".to_owned(), source: elapsed.into() }),
+    };
     if code != 0 {
         let error = tail.unwrap_or_else(|| format!("the command ended with exit code {code}"));
         let artifacts = kept.unwrap_or_default();

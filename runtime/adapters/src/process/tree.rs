@@ -1,6 +1,7 @@
 //! The node's end of a guard: starts one, waits for its verdict, and does the guard's work itself where the guard died.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::Flock;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
@@ -106,22 +108,23 @@ impl Trees {
     /// Starts a guard and hands it `order`. Blocks for some milliseconds; call it on a blocking thread of a tokio runtime.
     pub fn start(&self, order: TreeOrder) -> io::Result<Tree> {
         let marker = uuid::Uuid::now_v7().simple().to_string();
-        let cgroup = self.cgroups.as_ref().and_then(|parent| cgroup::create(parent, &format!("amphi-{marker}")));
-        let remains = Remains { marker, cgroup, ..Remains::default() };
-        let record = record::folder(&self.state_dir).join(&order.name);
-        let started = self.start_guard(order, &record, remains.clone());
+        let cgroup = self.cgroups.as_ref().map(|parent| parent.join(format!("amphi-{marker}")));
+        let path = record::folder(&self.state_dir).join(&order.name);
+        // The record first: whatever is made from here on, a next life of this node finds it.
+        let lock = Record { marker: marker.clone(), cgroup: cgroup.clone(), guard: None }.create(&path)?;
+        let cgroup = cgroup.filter(|folder| cgroup::create(folder));
+        let started = self.start_guard(order, &path, lock, Remains { marker, cgroup: cgroup.clone(), ..Remains::default() });
         if started.is_err() {
             // A guard that had begun finds its socket closed and starts nothing.
-            if let Some(cgroup) = &remains.cgroup {
+            if let Some(cgroup) = &cgroup {
                 cgroup::remove(cgroup);
             }
+            let _ = std::fs::remove_file(&path);
         }
         started
     }
 
-    fn start_guard(&self, order: TreeOrder, record: &Path, mut remains: Remains) -> io::Result<Tree> {
-        let file = Record { marker: remains.marker.clone(), cgroup: remains.cgroup.clone(), guard: None };
-        let lock = file.create(record)?;
+    fn start_guard(&self, order: TreeOrder, record: &Path, lock: Flock<File>, mut remains: Remains) -> io::Result<Tree> {
         let (mut own, other) = UnixStream::pair()?;
         let mut command = Command::new(&self.guard.program);
         command.args(&self.guard.arguments).arg(&order.name).env_clear().env(MARKER_VARIABLE, &remains.marker).current_dir("/");
@@ -129,13 +132,7 @@ impl Trees {
         let spawned = command.spawn();
         drop(command); // holds the guard's end of the socket
         drop(lock);
-        let mut guard = match spawned {
-            Ok(guard) => guard,
-            Err(error) => {
-                let _ = std::fs::remove_file(record);
-                return Err(error);
-            }
-        };
+        let mut guard = spawned?;
         remains.guard = guard.id().map(|pid| pid as i32);
         let mut environment: Vec<OsString> = order.environment.into_iter().map(|(name, value)| format!("{name}={value}").into()).collect();
         environment.push(format!("{MARKER_VARIABLE}={}", remains.marker).into());
