@@ -163,9 +163,14 @@ impl State {
     ///
     /// `now` must not be earlier than that of the call before (it is raised to it otherwise).
     pub fn decide(&mut self, now: Timestamp, input: &Input, sink: &mut EventSink) -> Result<Vec<Decision>, Refusal> {
+        let before = self.now;
         self.begin(now);
         let mut deciding = Deciding { state: self, sink, decisions: Vec::new() };
-        deciding.input(input)?;
+        if let Err(refusal) = deciding.input(input) {
+            // Not even its time is remembered: no record tells of it, so no replay would know.
+            self.now = before;
+            return Err(refusal);
+        }
         deciding.drain();
         let decisions = deciding.decisions;
         self.settle(sink);
