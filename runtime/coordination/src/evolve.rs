@@ -11,7 +11,7 @@ use amphi_protocol::journal::{AgentLife, AttemptEnd, CancelCause, Decision, Epic
 use serde_json::Map;
 
 use crate::epic::{Attempt, AttemptPhase, Epic, EpicStatus, InstanceEnd, InstanceState};
-use crate::fleet::{AgentState, Demand};
+use crate::fleet::Demand;
 use crate::graph::cancel_word;
 use crate::queue::Rank;
 use crate::retry;
@@ -359,11 +359,6 @@ impl State {
     /// The attempts of a node that are open.
     pub(crate) fn open_on(&self, node: &NodeId) -> Vec<AttemptRef> {
         self.fleet.nodes.get(node).map(|node| node.running.iter().cloned().collect()).unwrap_or_default()
-    }
-
-    /// True if `agent` may be given work, or does some.
-    pub(crate) fn is_living(&self, agent: &AgentId) -> bool {
-        self.fleet.agents.get(agent).is_some_and(|agent| matches!(agent.state, AgentState::Idle | AgentState::Busy(_)))
     }
 
 

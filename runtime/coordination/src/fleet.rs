@@ -38,6 +38,8 @@ pub struct Agent {
     pub state: AgentState,
     /// Restarts in this life of the node.
     pub restarts: u32,
+    /// Its open attempt, also while it is down.
+    pub(crate) attempt: Option<AttemptRef>,
     pub(crate) profile: usize,
 }
 
@@ -126,6 +128,7 @@ impl Fleet {
                 skills: agent.skills.clone(),
                 state: AgentState::Gone,
                 restarts: 0,
+                attempt: None,
                 profile,
             };
             self.agents.insert(agent.agent.clone(), entry);
@@ -149,6 +152,9 @@ impl Fleet {
         entry.alive = false;
         entry.running.clear();
         for agent in entry.agents.clone() {
+            if let Some(agent) = self.agents.get_mut(&agent) {
+                agent.attempt = None;
+            }
             self.set_state(&agent, AgentState::Gone);
         }
     }
@@ -174,23 +180,39 @@ impl Fleet {
         agent.state = state;
     }
 
-    /// What the node said of an agent. A busy agent that is up again stays busy until its attempt has ended.
+    /// What the node said of an agent. An agent with an open attempt is busy when it is up again, whatever happened in between: the
+    /// attempt may be that of its former actor, or one that it was given while the news of its death was still under way.
     pub fn report(&mut self, id: &AgentId, life: AgentLife, restarts: u32) {
         let Some(agent) = self.agents.get_mut(id) else { return };
         agent.restarts = restarts;
-        let state = match (life, &agent.state) {
-            (AgentLife::Up, AgentState::Busy(attempt)) => AgentState::Busy(attempt.clone()),
-            (AgentLife::Up, _) => AgentState::Idle,
+        let state = match (life, &agent.attempt) {
+            (AgentLife::Up, Some(attempt)) => AgentState::Busy(attempt.clone()),
+            (AgentLife::Up, None) => AgentState::Idle,
             (AgentLife::Down, _) => AgentState::Down,
             (AgentLife::Quarantined, _) => AgentState::Quarantined,
         };
         self.set_state(id, state);
     }
 
+    /// True if the news is older than what is known of the agent: sent again, or overtaken.
+    ///
+    /// A restart raises the count, except that a supervisor which was itself restarted counts from 0 again.
+    pub fn is_old_news(agent: &Agent, life: AgentLife, restarts: u32) -> bool {
+        let alive = matches!(agent.state, AgentState::Idle | AgentState::Busy(_));
+        match life {
+            AgentLife::Up => restarts == agent.restarts && (alive || restarts > 0),
+            AgentLife::Down => restarts < agent.restarts || !alive,
+            AgentLife::Quarantined => restarts < agent.restarts || agent.state == AgentState::Quarantined,
+        }
+    }
+
     /// An attempt begins.
     pub fn begin(&mut self, agent: &AgentId, node: &NodeId, attempt: &AttemptRef) {
         if let Some(node) = self.nodes.get_mut(node) {
             node.running.insert(attempt.clone());
+        }
+        if let Some(agent) = self.agents.get_mut(agent) {
+            agent.attempt = Some(attempt.clone());
         }
         self.set_state(agent, AgentState::Busy(attempt.clone()));
     }
@@ -199,6 +221,11 @@ impl Fleet {
     pub fn end(&mut self, agent: &AgentId, node: &NodeId, attempt: &AttemptRef) {
         if let Some(node) = self.nodes.get_mut(node) {
             node.running.remove(attempt);
+        }
+        if let Some(entry) = self.agents.get_mut(agent)
+            && entry.attempt.as_ref() == Some(attempt)
+        {
+            entry.attempt = None;
         }
         if self.agents.get(agent).is_some_and(|entry| entry.state == AgentState::Busy(attempt.clone())) {
             self.set_state(agent, AgentState::Idle);

@@ -3,11 +3,12 @@
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::{AttemptRef, EpicId, IncidentId, NodeId};
 use amphi_protocol::journal::{
-    AgentLife, AgentReport, AttemptNews, AttemptReport, CancelCause, Decision, Input, NodeInfo, Resolution, Submission,
+    AgentReport, AttemptNews, AttemptReport, CancelCause, Decision, Input, NodeInfo, Resolution, Submission,
 };
 
 use crate::decide::{Deciding, Refusal};
 use crate::epic::{AttemptPhase, EpicStatus, InstanceEnd, InstanceState};
+use crate::fleet::Fleet;
 use crate::mutants::{Mutant, planted};
 use crate::state::{State, TimerKind};
 
@@ -188,13 +189,9 @@ impl Deciding<'_> {
         if !alive || !known {
             return Err(Refusal::Stale("the agent's node is not alive in this life"));
         }
-        let same = match report.state {
-            AgentLife::Up => self.state.is_living(&report.agent) && self.state.fleet.agents[&report.agent].restarts == report.restarts,
-            AgentLife::Down => self.state.fleet.agents[&report.agent].state == crate::fleet::AgentState::Down,
-            AgentLife::Quarantined => self.state.fleet.agents[&report.agent].state == crate::fleet::AgentState::Quarantined,
-        };
-        if same {
-            return Err(Refusal::Stale("the agent is known to be so"));
+        let agent = &self.state.fleet.agents[&report.agent];
+        if Fleet::is_old_news(agent, report.state, report.restarts) {
+            return Err(Refusal::Stale("more is known of the agent already"));
         }
         self.put(Decision::AgentChanged {
             node: report.node.clone(),
