@@ -14,7 +14,7 @@ use amphi_protocol::journal::{
 use amphi_verify::{ExportHeader, ExportLine, Law, LawResult, Verdict, check_lines};
 use serde_json::{Value, json};
 
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 20_000;
 const STEPS: u32 = 250;
 
 /// splitmix64: the same seed, the same world.
@@ -325,7 +325,6 @@ impl World {
     }
 
     fn step(&mut self) {
-        self.now += self.chance.below(400) as u64;
         match self.chance.below(40) {
             0..=2 if self.specs.len() < 8 => self.submit(),
             3 => {
@@ -354,6 +353,8 @@ impl World {
         }
         if self.chance.one_in(2) {
             self.commit();
+            // All of a commit is decided at one moment.
+            self.now += self.chance.below(800) as u64;
         }
     }
 

@@ -22,7 +22,9 @@ pub(super) fn check(world: &mut World) -> Result<(), Violation> {
     }
     laws::check(&replayed)?;
     if replayed.digest() != live {
-        return Err(violation("S3", "a replay of the journal gives another state than the live one".to_owned()));
+        let leader = world.leader().map(|leader| format!("{:?}", leader.seat.state())).unwrap_or_default();
+        let words = difference(&leader, &format!("{replayed:?}"));
+        return Err(violation("S3", format!("a replay of the journal gives another state than the live one: {words}")));
     }
     world.observer.events(&sink.take());
     world.noticed();
@@ -33,6 +35,14 @@ pub(super) fn check(world: &mut World) -> Result<(), Violation> {
     check_acknowledged(world, &replayed)?;
     check_waiting(world, &replayed)?;
     verify(world)
+}
+
+/// The first place where two states are written differently.
+fn difference(live: &str, replayed: &str) -> String {
+    let (live, replayed): (Vec<char>, Vec<char>) = (live.chars().collect(), replayed.chars().collect());
+    let place = live.iter().zip(&replayed).take_while(|(one, other)| one == other).count();
+    let around = |text: &[char]| text[place.saturating_sub(120)..text.len().min(place + 80)].iter().collect::<String>();
+    format!("live …{}… and replayed …{}…", around(&live), around(&replayed))
 }
 
 /// The same build decides the same from the same inputs.

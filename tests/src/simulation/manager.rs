@@ -273,7 +273,10 @@ impl World {
         let Some((group_id, position)) = manager.tickets.remove(&ticket) else { return };
         let group = manager.groups.get_mut(&group_id).expect("a group lives as long as its tickets");
         group.left -= 1;
+        // A refusal is not on record, so only the lease says that it follows from the newest state.
+        let confirmed = self.lease == manager.id || matches!(answer, Answer::Committed { .. });
         match answer {
+            _ if !confirmed => group.unsure = true,
             Answer::Committed { epic, .. } => group.verdicts[position] = Some(Verdict::Accepted(epic)),
             Answer::Refused(Refusal::Duplicate(epic)) => group.verdicts[position] = Some(Verdict::Duplicate(epic)),
             Answer::Refused(Refusal::Error(error)) => group.verdicts[position] = Some(Verdict::Refused(error.code.as_str())),
