@@ -241,8 +241,9 @@ impl State {
             token: open.map(|open| open.token.0).or(record.and_then(|record| record.token).map(|token| token.0)),
             started_at: open.map_or(record.and_then(|record| record.started_at), |open| open.started_at).map(Timestamp::to_rfc3339),
             ended_at: if instance.state.is_ended() { record.and_then(|record| record.ended_at).map(Timestamp::to_rfc3339) } else { None },
-            exit_code: record.and_then(|record| record.exit_code),
-            error: record.and_then(|record| record.error.clone()),
+            // Of the last attempt that ended; a running one has none yet.
+            exit_code: record.filter(|_| open.is_none()).and_then(|record| record.exit_code),
+            error: record.filter(|_| open.is_none()).and_then(|record| record.error.clone()),
             pid: open.and_then(|open| open.pid),
             percent: open.and_then(|open| open.percent),
             phase: task.phase.map(|phase| epic.spec.phases[phase as usize].to_string()),

@@ -141,9 +141,8 @@ pub async fn run(options: UpOptions) -> u8 {
 async fn try_run(mut options: UpOptions) -> Result<u8, Refusal> {
     // Signals first: one that comes during the start must not kill us with the children half up.
     let mut signals = Signals::new().map_err(|e| Refusal::caused(EXIT_UNREACHABLE, &e))?;
+    options.data = folder(&options.data).map_err(|e| Refusal::caused(EXIT_USAGE, &e))?;
     let lock = lock(&options.data)?;
-    let data = options.data.canonicalize().map_err(|e| Refusal::caused(EXIT_USAGE, &e))?;
-    options.data = data;
     let files = ReadyFiles::new(&options.data, options.ready_file.clone());
     files.remove_stale();
     nodes::end_leftovers(&options.data).await.map_err(|e| Refusal::caused(EXIT_UNREACHABLE, &e))?;
@@ -165,6 +164,13 @@ async fn try_run(mut options: UpOptions) -> Result<u8, Refusal> {
             result
         }
     }
+}
+
+/// The data folder, made if it is missing, without links and dots: everything else names files below it.
+fn folder(data: &Path) -> io::Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data)?;
+    data.canonicalize()
 }
 
 fn lock(data: &Path) -> Result<DataLock, Refusal> {
