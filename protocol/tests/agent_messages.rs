@@ -1,5 +1,7 @@
 //! Messages between agents: both forms hold the same message, and bytes from outside never do harm.
 
+#![allow(clippy::unwrap_used, reason = "a test says so by panicking")]
+
 use amphi_protocol::codec::{self, CodecError};
 use amphi_protocol::message::{AgentMessage, MessageType, Recipient};
 use amphi_protocol::node::{Heartbeat, NodeCommand};

@@ -1,9 +1,11 @@
 //! Whatever the text is, compiling it ends with an answer; and what grows with a document is only what the document pays for.
 
+#![allow(clippy::unwrap_used, reason = "a test says so by panicking")]
+
 use std::collections::BTreeMap;
 
 use amphi_protocol::document::{
-    CompileOptions, OutputType, PLAN_EDGES_MAX, check_outputs, compile, compile_bytes, plan_summary, substitute, substitute_text,
+    CompileOptions, Limits, OutputType, PLAN_EDGES_MAX, check_outputs, compile, compile_bytes, plan_summary, substitute, substitute_text,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -27,14 +29,20 @@ fn a_document_of_100_000_tasks_compiles() {
     let view = plan_summary(&compiled.spec.unwrap());
     assert_eq!((view.tasks, view.runs, view.critical_path.len()), (100_000, 100_000, 100_000));
     assert_eq!((view.edges.len(), view.edges_complete), (PLAN_EDGES_MAX, false));
-    let more = format!("{} extra: {{run: x}}\n", text);
-    let compiled = compile(&more, &CompileOptions::default());
+}
+
+#[test]
+fn one_task_too_many_is_refused() {
+    let limits = Limits { runs: 1000, ..Limits::default() };
+    let options = CompileOptions { limits, ..CompileOptions::default() };
+    assert!(compile(&chain(1000), &options).spec.is_some());
+    let compiled = compile(&chain(1001), &options);
     assert_eq!(compiled.problems.iter().map(|p| p.code.as_str()).collect::<Vec<_>>(), ["epic.limit"]);
 }
 
 #[test]
-fn a_circle_of_100_000_tasks_is_named_without_a_huge_message() {
-    let text = chain(100_000).replacen("needs: []", "needs: [t99999]", 1);
+fn a_circle_of_20_000_tasks_is_named_without_a_huge_message() {
+    let text = chain(20_000).replacen("needs: []", "needs: [t19999]", 1);
     let compiled = compile(&text, &CompileOptions::default());
     assert_eq!(compiled.problems.iter().map(|p| p.code.as_str()).collect::<Vec<_>>(), ["epic.cycle"]);
     assert!(compiled.problems[0].message.len() < 4096);
@@ -42,9 +50,9 @@ fn a_circle_of_100_000_tasks_is_named_without_a_huge_message() {
 }
 
 #[test]
-fn a_hundred_thousand_unknown_names_are_answered() {
+fn twenty_thousand_unknown_names_are_answered() {
     let mut text = "version: 1\nname: big\ntasks:\n".to_owned();
-    for n in 0..60_000 {
+    for n in 0..20_000 {
         text.push_str(&format!(" t{n}: {{run: 'x ${{{{ tasks.u{n}.outputs.y }}}}'}}\n"));
     }
     let compiled = compile(&text, &CompileOptions::default());

@@ -1,5 +1,7 @@
 //! Whole documents: what is accepted, what becomes of it, and what is refused with which code at which place.
 
+#![allow(clippy::unwrap_used, reason = "a test says so by panicking")]
+
 use std::collections::BTreeMap;
 
 use amphi_protocol::api::ErrorCode;

@@ -1,5 +1,7 @@
 //! References in run texts: whatever a value holds, it stays one word of data, and where that cannot be promised it is refused.
 
+#![allow(clippy::unwrap_used, reason = "a test says so by panicking")]
+
 use std::process::Command;
 
 use amphi_protocol::api::ErrorCode;

@@ -81,10 +81,9 @@ impl Check<'_> {
                     self.report.error_hint(place, ErrorCode::EpicType, message, hint);
                 }
                 Part::Reference(Ok(reference)) => {
-                    if self.reference(place, &reference, scope, into) && into.all.insert(reference.clone()) {
-                        if let Reference::Output { .. } = &reference {
-                            into.outputs.push((reference, place));
-                        }
+                    let is_new = self.reference(place, &reference, scope, into) && into.all.insert(reference.clone());
+                    if is_new && matches!(reference, Reference::Output { .. }) {
+                        into.outputs.push((reference, place));
                     }
                 }
             }

@@ -45,6 +45,12 @@ impl Graph {
         Self { tasks, before, order }
     }
 
+    /// How many edges the graph has.
+    #[cfg(test)]
+    pub(super) fn edges(&self) -> usize {
+        self.before.iter().map(Vec::len).sum()
+    }
+
     /// True if nothing waits for itself.
     pub(super) fn is_acyclic(&self) -> bool {
         self.order.len() == self.before.len()

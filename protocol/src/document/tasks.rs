@@ -10,7 +10,7 @@ use crate::document::outputs::parse_output_type;
 use crate::document::report::shown;
 use crate::document::yaml::{Entry, Kind, Node, Place};
 use crate::document::{
-    BACKOFF_MS_MAX_DEFAULT, Condition, OutputType, RetryCause, RetryPolicy, STUCK_AFTER_MS_DEFAULT, TaskSpec, keys, read,
+    BACKOFF_MS_MAX_DEFAULT, Condition, MatrixAxis, OutputType, RetryCause, RetryPolicy, STUCK_AFTER_MS_DEFAULT, TaskSpec, keys, read,
 };
 use crate::ids::{ID_LENGTH_MAX, RoleName, TaskName};
 
@@ -53,7 +53,7 @@ impl<'d> Check<'d> {
         let mut refs = References { axes: &axes, all: BTreeSet::new(), outputs: Vec::new() };
         let is_mapping = matches!(entry.value.kind, Kind::Map(_));
         let work = if is_mapping { self.work(entry.place, &what, &listed, &mut refs) } else { empty_work() };
-        self.later_keys(&fields, &what);
+        self.later_keys(&fields, &what, &axes);
         let phase = fields.own("phase").and_then(|node| self.phase(node));
         let needs = fields.own("needs").and_then(|node| self.needs(node));
         let locks = fields.get("locks").map(|node| self.locks(node, &mut refs)).unwrap_or_default();
@@ -130,7 +130,7 @@ impl<'d> Check<'d> {
         }
     }
 
-    fn exclude(&mut self, fields: &Fields<'_, '_>, axes: &[crate::document::MatrixAxis]) -> Vec<BTreeMap<String, String>> {
+    fn exclude(&mut self, fields: &Fields<'_, '_>, axes: &[MatrixAxis]) -> Vec<BTreeMap<String, String>> {
         let Some(node) = fields.own("exclude") else { return Vec::new() };
         if fields.get("matrix").is_none() {
             self.report.wrong(node.place, "`exclude` needs a `matrix`");
@@ -143,12 +143,12 @@ impl<'d> Check<'d> {
     }
 
     /// Keys that mean nothing for this kind, or nothing in this release.
-    fn later_keys(&mut self, fields: &Fields<'_, '_>, what: &str) {
+    fn later_keys(&mut self, fields: &Fields<'_, '_>, what: &str, axes: &[MatrixAxis]) {
         if let Some(node) = fields.own("budget") {
             self.budget(node);
         }
         if let Some(node) = fields.own("undo") {
-            self.undo(node);
+            self.undo(node, axes);
         }
         for key in keys::PROMPT_ONLY {
             if let Some(entry) = fields.own.get(*key)
@@ -167,11 +167,11 @@ impl<'d> Check<'d> {
     }
 
     /// Checks an `undo`. It is kept out of the specification: nothing runs it under `on_failure: stop`.
-    fn undo(&mut self, node: &Node) {
+    fn undo(&mut self, node: &Node, axes: &[MatrixAxis]) {
         let place = node.place;
         self.report.warn(place, ErrorCode::EpicKindUnsupported, "`undo` is not run: this epic stops on a failure", None);
         let Some(fields) = read::fields(&mut self.report, node, "undo", &[keys::KINDS, keys::UNDO]) else { return };
-        let mut refs = References { axes: &[], all: BTreeSet::new(), outputs: Vec::new() };
+        let mut refs = References { axes, all: BTreeSet::new(), outputs: Vec::new() };
         self.work(place, "undo", &fields, &mut refs);
         if let Some(timeout) = fields.iter().find(|field| field.key == "timeout") {
             read::duration(&mut self.report, &timeout.value, "timeout", 1);

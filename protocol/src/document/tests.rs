@@ -65,6 +65,16 @@ fn a_long_chain_is_no_problem_for_the_stack() {
 }
 
 #[test]
+fn waiting_for_a_phase_costs_one_edge_for_each_task() {
+    let wide = |tasks: u32| (0..tasks).map(|task| Links { needs: None, phase: Some(task % 10) }).collect::<Vec<_>>();
+    for tasks in [1_000, 10_000, 100_000] {
+        let graph = Graph::new(&wide(tasks), 10);
+        assert_eq!(graph.edges(), tasks as usize + tasks as usize / 10 * 9);
+        assert_eq!(graph.not_ancestors(&[(9, 0), (0, 9)]), [false, true]);
+    }
+}
+
+#[test]
 fn what_only_waits_behind_a_circle_is_not_part_of_it() {
     let needs: [&[u32]; 6] = [&[], &[0, 2], &[3], &[1], &[3], &[5]];
     let links: Vec<Links> = needs.iter().map(|needs| Links { needs: Some(needs.to_vec()), phase: None }).collect();
