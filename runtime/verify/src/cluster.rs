@@ -30,6 +30,8 @@ struct Agent {
     skills: Vec<String>,
     life: AgentLife,
     busy: Option<InstanceKey>,
+    /// It went down since it began that.
+    orphaned: bool,
 }
 
 impl Agent {
@@ -66,6 +68,7 @@ impl Cluster {
                 skills: agent.skills.clone(),
                 life: AgentLife::Up,
                 busy: busy.get(&agent.agent).copied(),
+                orphaned: false,
             };
             self.agents.insert(agent.agent.clone(), known);
         }
@@ -84,17 +87,14 @@ impl Cluster {
     pub fn change(&mut self, agent: &AgentId, life: AgentLife) {
         if let Some(agent) = self.agents.get_mut(agent) {
             agent.life = life;
-            // What comes up again is a new actor; the attempt of the dead one is over for it, reported or not.
-            if life != AgentLife::Up {
-                agent.busy = None;
-            }
+            agent.orphaned |= life != AgentLife::Up;
         }
     }
 
     /// True if the agent lives there, has the role and skills, is idle, and its node has room.
     pub fn may_run(&self, agent: &AgentId, node: &NodeId, incarnation: Incarnation, task: &TaskSpec) -> bool {
         self.life(node) == Some(incarnation)
-            && self.agents.get(agent).is_some_and(|agent| agent.node == *node && agent.matches(task) && self.is_free(agent))
+            && self.agents.get(agent).is_some_and(|agent| agent.node == *node && agent.matches(task) && self.may_take(agent))
     }
 
     /// True if another agent could have taken the task at this moment.
@@ -108,14 +108,20 @@ impl Cluster {
     }
 
     fn is_free(&self, agent: &Agent) -> bool {
+        agent.busy.is_none() && self.may_take(agent)
+    }
+
+    /// What comes up again is a new actor: whether the attempt of the dead one still occupies it can be read both ways.
+    fn may_take(&self, agent: &Agent) -> bool {
         let room = self.nodes.get(&agent.node).is_some_and(|node| node.running.len() < node.capacity as usize);
-        agent.life == AgentLife::Up && agent.busy.is_none() && room
+        agent.life == AgentLife::Up && (agent.busy.is_none() || agent.orphaned) && room
     }
 
     /// The agent works on the instance.
     pub fn occupy(&mut self, agent: &AgentId, node: &NodeId, instance: InstanceKey) {
         if let Some(agent) = self.agents.get_mut(agent) {
             agent.busy = Some(instance);
+            agent.orphaned = false;
         }
         if let Some(node) = self.nodes.get_mut(node) {
             node.running.insert(instance);
@@ -126,6 +132,7 @@ impl Cluster {
     pub fn vacate(&mut self, agent: &AgentId, node: &NodeId, instance: InstanceKey) {
         if let Some(agent) = self.agents.get_mut(agent).filter(|agent| agent.busy == Some(instance)) {
             agent.busy = None;
+            agent.orphaned = false;
         }
         if let Some(node) = self.nodes.get_mut(node) {
             node.running.remove(&instance);

@@ -83,10 +83,12 @@ pub(crate) struct TaskModel {
     pub runs: Option<bool>,
     /// It was given a new run, perhaps on the strength of an older decision.
     pub reopened: bool,
+    /// It was ready once: a need that is given a new run later may, by some readings, not hold it back again.
+    released: bool,
     ended: u32,
     /// Failed or cancelled instances.
     pub troubled: u32,
-    /// Its dependents can no longer be satisfied.
+    /// It will satisfy nobody once it is done.
     broken: bool,
 }
 
@@ -95,7 +97,6 @@ struct PhaseModel {
     unsatisfied: u32,
     unended: u32,
     troubled: bool,
-    broken: bool,
 }
 
 /// What a step changed beside the instance that it was about.
@@ -183,7 +184,7 @@ impl EpicModel {
     pub fn may_start(&self, task: usize) -> bool {
         let model = &self.tasks[task];
         match self.spec.tasks[task].condition {
-            Condition::Success => model.unsatisfied == 0,
+            Condition::Success => model.unsatisfied == 0 || model.released,
             Condition::Always | Condition::Failure => {
                 let undecided = model.runs.is_none() && (model.reopened || !self.has_needs(task));
                 model.runs == Some(true) || (undecided && model.unended == 0)
@@ -249,21 +250,22 @@ impl EpicModel {
             }
             let task = self.position_of(i);
             self.count_end(task, how);
-            let broken_now = !self.tasks[task].broken && self.breaks(task, how);
-            if broken_now {
-                self.tasks[task].broken = true;
-                self.doom_dependents(task, &mut queue);
-            }
-            if self.tasks[task].ended == self.plan.tasks[task].count {
-                self.finish_task(task, shift);
+            if self.is_done(task) {
+                self.finish_task(task, shift, &mut queue);
             }
         }
+    }
+
+    /// A task is done when all its instances are.
+    fn is_done(&self, task: usize) -> bool {
+        self.tasks[task].ended == self.plan.tasks[task].count
     }
 
     fn count_end(&mut self, task: usize, how: How) {
         self.tasks[task].ended += 1;
         if matches!(how, How::Failed | How::Cancelled) {
             self.tasks[task].troubled += 1;
+            self.tasks[task].broken |= !self.spec.tasks[task].optional;
             if let Some(phase) = self.plan.tasks[task].phase {
                 self.phases[phase as usize].troubled = true;
             }
@@ -274,61 +276,54 @@ impl EpicModel {
         }
     }
 
-    fn breaks(&self, task: usize, how: How) -> bool {
-        matches!(how, How::Failed | How::Cancelled) && !self.spec.tasks[task].optional
-    }
-
-    fn doom_dependents(&mut self, task: usize, queue: &mut VecDeque<(u32, How)>) {
-        let mut doomed = self.plan.tasks[task].dependents.clone();
-        if let Some(phase) = self.plan.tasks[task].phase {
-            let phase = phase as usize;
-            if !std::mem::replace(&mut self.phases[phase].broken, true) {
-                doomed.extend(&self.plan.phase_waiters[phase]);
-            }
-        }
-        for after in doomed {
-            if self.spec.tasks[after as usize].condition == Condition::Success {
-                queue.extend(self.instances_of(after as usize).filter(|&i| self.is_unstarted(i)).map(|i| (i, How::Cancelled)));
-            }
-        }
-    }
-
-    fn finish_task(&mut self, task: usize, shift: &mut Shift) {
-        let satisfies = u32::from(!self.tasks[task].broken);
+    /// Tells those that wait for a task, and for its phase, that it is done.
+    fn finish_task(&mut self, task: usize, shift: &mut Shift, doomed: &mut VecDeque<(u32, How)>) {
+        let satisfies = !self.tasks[task].broken;
         for position in 0..self.plan.tasks[task].dependents.len() {
-            self.relieve(self.plan.tasks[task].dependents[position], satisfies, shift);
+            self.relieve(self.plan.tasks[task].dependents[position], satisfies, shift, doomed);
         }
         let Some(phase) = self.plan.tasks[task].phase.map(|phase| phase as usize) else { return };
         self.phases[phase].unended = self.phases[phase].unended.saturating_sub(1);
-        self.phases[phase].unsatisfied = self.phases[phase].unsatisfied.saturating_sub(satisfies);
+        self.phases[phase].unsatisfied = self.phases[phase].unsatisfied.saturating_sub(u32::from(satisfies));
         if self.phases[phase].unended == 0 {
-            let satisfies = u32::from(self.phases[phase].unsatisfied == 0);
+            let satisfies = self.phases[phase].unsatisfied == 0;
             for position in 0..self.plan.phase_waiters[phase].len() {
-                self.relieve(self.plan.phase_waiters[phase][position], satisfies, shift);
+                self.relieve(self.plan.phase_waiters[phase][position], satisfies, shift, doomed);
             }
         }
     }
 
-    fn relieve(&mut self, task: u32, satisfies: u32, shift: &mut Shift) {
+    /// One thing that a task waits for is done, and satisfies it or never will.
+    fn relieve(&mut self, task: u32, satisfies: bool, shift: &mut Shift, doomed: &mut VecDeque<(u32, How)>) {
         let task = task as usize;
         // An epic that can be read in several ways may end a task more than once.
         self.tasks[task].unended = self.tasks[task].unended.saturating_sub(1);
-        self.tasks[task].unsatisfied = self.tasks[task].unsatisfied.saturating_sub(satisfies);
-        if satisfies > 0 && self.tasks[task].unsatisfied == 0 && self.spec.tasks[task].condition == Condition::Success {
+        self.tasks[task].unsatisfied = self.tasks[task].unsatisfied.saturating_sub(u32::from(satisfies));
+        if self.spec.tasks[task].condition != Condition::Success {
+            return;
+        }
+        if !satisfies {
+            doomed.extend(self.instances_of(task).filter(|&i| self.is_unstarted(i)).map(|i| (i, How::Cancelled)));
+        } else if self.tasks[task].unsatisfied == 0 {
+            self.tasks[task].released = true;
             shift.ready.extend(self.idle_of(task));
         }
     }
 
     /// Gives ended instances a new run and returns which of them are ready at once.
     pub fn reopen(&mut self, instances: &[u32]) -> Vec<u32> {
+        // A task with a failed instance may be given up at once, or when its last instance has ended; a retry in between tells.
+        let given_up = |(i, instance): (u32, &Instance)| matches!(instance.stage, Stage::Ended(How::Cancelled)) && !instances.contains(&i);
+        self.unsure |= self.ended.is_none() && (0u32..).zip(&self.instances).any(given_up);
         (self.ended, self.stopping, self.cancelling) = (None, false, false);
         for &i in instances {
             let task = self.position_of(i);
             let instance = &mut self.instances[i as usize];
             instance.stage = Stage::Idle;
             instance.run = instance.run.saturating_add(1);
-            (instance.attempts, instance.began, instance.last_agent, instance.voided) = (0, 0, None, false);
+            (instance.attempts, instance.began, instance.last_agent) = (0, 0, None);
             self.tasks[task].reopened = true;
+            self.tasks[task].released = false;
             self.tasks[task].runs = None;
         }
         self.recount();
@@ -339,8 +334,9 @@ impl EpicModel {
 
     fn waits_in_vain(&self, task: usize) -> bool {
         let planned = &self.plan.tasks[task];
-        planned.needs.iter().any(|&need| self.tasks[need as usize].broken)
-            || planned.waits_for_phase.is_some_and(|phase| self.phases[phase as usize].broken)
+        let phase_is_lost = |phase: u32| self.phases[phase as usize].unended == 0 && self.phases[phase as usize].unsatisfied > 0;
+        planned.needs.iter().any(|&need| self.is_done(need as usize) && self.tasks[need as usize].broken)
+            || planned.waits_for_phase.is_some_and(phase_is_lost)
     }
 
     /// Counts everything anew from the stages; only for a fresh or reopened epic.
@@ -364,18 +360,16 @@ impl EpicModel {
         for (i, how) in ended {
             let task = self.position_of(i);
             self.count_end(task, how);
-            if self.breaks(task, how) {
-                self.tasks[task].broken = true;
-                if let Some(phase) = self.plan.tasks[task].phase {
-                    self.phases[phase as usize].broken = true;
-                }
+        }
+        // What follows stands in the stages already, or is decided anew.
+        let (mut unused, mut undoomed) = (Shift::default(), VecDeque::new());
+        for task in 0..self.tasks.len() {
+            if self.is_done(task) {
+                self.finish_task(task, &mut unused, &mut undoomed);
             }
         }
-        let mut unused = Shift::default();
-        for task in 0..self.tasks.len() {
-            if self.tasks[task].ended == self.plan.tasks[task].count {
-                self.finish_task(task, &mut unused);
-            }
+        for task in &mut self.tasks {
+            task.released |= task.unsatisfied == 0;
         }
     }
 
