@@ -217,7 +217,8 @@ impl Client {
             let empty = page.is_empty();
             all.extend(page);
             let next = reply["next"].take();
-            if next.is_null() || empty || limit.is_some_and(|limit| all.len() >= limit) {
+            // A server that gives the same place again would be asked for ever.
+            if next.is_null() || empty || next == request["after"] || limit.is_some_and(|limit| all.len() >= limit) {
                 reply[field] = all.into();
                 reply["next"] = next;
                 return Ok(reply);
@@ -228,7 +229,7 @@ impl Client {
 }
 
 /// Items per request of a list.
-const PAGE: usize = 500;
+const PAGE: usize = 1000;
 
 fn unreachable(shown: &str, origin: &str) -> Failure {
     Failure::new(ErrorCode::ClusterUnreachable, format!("no NATS server answers at {shown} (from {origin})"))

@@ -148,6 +148,7 @@ fn epics_table(reply: &Value, style: Style) -> String {
             vec![
                 Cell::new(text_of(epic, "epic")),
                 state_cell(&text_of(epic, "state")),
+                Cell::new(done_text(epic)),
                 Cell::new(text_of(epic, "project")),
                 Cell::new(text_of(epic, "priority")),
                 Cell::new(text_of(epic, "submitted_at")),
@@ -158,13 +159,27 @@ fn epics_table(reply: &Value, style: Style) -> String {
     if rows.is_empty() {
         "no epics\n".to_owned()
     } else {
-        table(&["EPIC", "STATE", "PROJECT", "PRIORITY", "SUBMITTED", "ENDED"], &rows, style)
+        table(&["EPIC", "STATE", "DONE", "PROJECT", "PRIORITY", "SUBMITTED", "ENDED"], &rows, style)
     }
+}
+
+/// `3/7`: tasks that are over, of all.
+fn done_text(epic: &Value) -> String {
+    let Some(counts) = epic["counts"].as_object() else { return "-".to_owned() };
+    let sum = |over: bool| -> u64 {
+        let wanted = counts
+            .iter()
+            .filter(|(state, _)| !over || matches!(state.as_str(), "succeeded" | "failed" | "cancelled" | "skipped" | "undone"));
+        wanted.filter_map(|(_, count)| count.as_u64()).sum()
+    };
+    format!("{}/{}", sum(true), sum(false))
 }
 
 async fn show(global: &Global, screen: Screen, id: &EpicId) -> Result<u8, Failure> {
     let client = Client::connect(global).await?;
-    let reply = ask_epic(&client, "epic.get", &json!({ "epic": id })).await?;
+    // The first question is small, so that a mistyped id gets its hint; the second reads all pages of tasks.
+    ask_epic(&client, "epic.get", &json!({ "epic": id, "limit": 1 })).await?;
+    let reply = client.list("epic.get", "tasks", json!({ "epic": id }), None).await?;
     screen.show(&reply, epic_text)?;
     Ok(exit::OK)
 }
@@ -196,7 +211,7 @@ fn epic_text(epic: &Value, style: Style) -> String {
 
 async fn watch(global: &Global, screen: Screen, args: WatchArgs) -> Result<u8, Failure> {
     let client = Client::connect(global).await?;
-    ask_epic(&client, "epic.get", &json!({ "epic": args.id.id })).await?;
+    ask_epic(&client, "epic.get", &json!({ "epic": args.id.id, "limit": 1 })).await?;
     let deadline = args.timeout.map(|timeout| Instant::now() + timeout.0);
     follow(&client, screen, &args.id.id, FollowOptions { deadline, stop_when_waiting: false, has_history: true }).await
 }

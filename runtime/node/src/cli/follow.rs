@@ -20,6 +20,8 @@ use super::screen::{Paint, Screen, duration_text, items, state_mark, talk};
 
 /// How often the cluster is asked whether the epic is over while no event says anything.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
+/// Failed tasks that the closing summary names.
+const FAILED_SHOWN_MAX: usize = 20;
 /// Events per request when the journal is read.
 pub const EVENTS_PAGE: u64 = 1000;
 
@@ -146,7 +148,7 @@ impl Watch<'_> {
 
     /// Asks the cluster; gives the exit code if there is nothing more to follow.
     async fn look(&mut self, options: FollowOptions) -> Result<Option<u8>, Failure> {
-        let status = match self.client.call("epic.get", &json!({ "epic": self.epic })).await {
+        let status = match self.status().await {
             Ok(status) => status,
             // A restarting cluster is waited for; the deadline and Ctrl-C still work.
             Err(failure) if may_pass(&failure) => return Ok(None),
@@ -159,25 +161,35 @@ impl Watch<'_> {
             _ => return Ok(None),
         };
         self.catch_up().await?;
-        self.finish(&status)?;
+        self.finish(status).await?;
         Ok(Some(code))
     }
 
     async fn timed_out(&mut self) -> Result<u8, Failure> {
-        if let Ok(status) = self.client.call("epic.get", &json!({ "epic": self.epic })).await {
+        if let Ok(status) = self.status().await {
             self.catch_up().await?;
-            self.finish(&status)?;
+            self.finish(status).await?;
         }
         talk(&format!("timed out; {0} runs on. Follow it again: amphi epic watch {0}", self.epic));
         Ok(exit::TIMED_OUT)
     }
 
-    fn finish(&self, status: &Value) -> Result<(), Failure> {
-        let result = result_of(status);
+    /// The epic without most of its tasks: counts tell enough, and a large epic is asked for often.
+    async fn status(&self) -> Result<Value, Failure> {
+        self.client.call("epic.get", &json!({ "epic": self.epic, "limit": 1 })).await
+    }
+
+    async fn finish(&self, mut status: Value) -> Result<(), Failure> {
+        let result = result_of(&status);
         if self.screen.json {
             return self.screen.json(&result);
         }
-        self.screen.line(&summary(status, &result, self.screen))
+        if result["tasks"]["failed"].as_u64().is_some() {
+            let whole = self.client.list("epic.get", "tasks", json!({ "epic": self.epic }), None).await;
+            // The names are a help; the result stands without them.
+            status = whole.unwrap_or(status);
+        }
+        self.screen.line(&summary(&status, &result, self.screen))
     }
 }
 
@@ -186,22 +198,31 @@ fn may_pass(failure: &Failure) -> bool {
 }
 
 fn anything_runs(status: &Value) -> bool {
-    items(status, "tasks").iter().any(|task| matches!(task["state"].as_str(), Some("running" | "assigned" | "ready" | "retrying")))
+    let counts = counts(status);
+    ["running", "assigned", "ready", "retrying"].iter().any(|state| counts.get(*state).is_some_and(|count| *count > 0))
+}
+
+/// Tasks by state: as the cluster counts them, else as they are listed.
+fn counts(status: &Value) -> BTreeMap<&str, u64> {
+    if let Some(counts) = status["counts"].as_object() {
+        return counts.iter().map(|(state, count)| (state.as_str(), count.as_u64().unwrap_or(0))).collect();
+    }
+    let mut counts = BTreeMap::new();
+    for task in items(status, "tasks") {
+        *counts.entry(task["state"].as_str().unwrap_or("unknown")).or_default() += 1;
+    }
+    counts
 }
 
 /// `{"type":"result","epic","state","duration_ms","tasks":{"succeeded":n,…}}`
 fn result_of(status: &Value) -> Value {
-    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-    for task in items(status, "tasks") {
-        *counts.entry(task["state"].as_str().unwrap_or("unknown")).or_default() += 1;
-    }
     let at = |field: &str| status[field].as_str().and_then(super::events::timestamp_ms);
     let duration_ms = match (at("submitted_at"), at("ended_at")) {
         (Some(from), Some(to)) => Value::from(to.saturating_sub(from)),
         (Some(from), None) => Value::from(super::events::now_ms().saturating_sub(from)),
         _ => Value::Null,
     };
-    json!({ "type": "result", "epic": status["epic"], "state": status["state"], "duration_ms": duration_ms, "tasks": counts })
+    json!({ "type": "result", "epic": status["epic"], "state": status["state"], "duration_ms": duration_ms, "tasks": counts(status) })
 }
 
 fn summary(status: &Value, result: &Value, screen: Screen) -> String {
@@ -212,7 +233,8 @@ fn summary(status: &Value, result: &Value, screen: Screen) -> String {
     let counts: Vec<String> = result["tasks"].as_object().into_iter().flatten().map(|(state, n)| format!("{n} {state}")).collect();
     let head = screen.style.paint(paint, &format!("{glyph} {epic} {state}{took}"));
     let mut out = format!("{head} · {}", counts.join(", "));
-    for task in items(status, "tasks").iter().filter(|task| task["state"] == "failed") {
+    let failed: Vec<&Value> = items(status, "tasks").iter().filter(|task| task["state"] == "failed").collect();
+    for task in failed.iter().take(FAILED_SHOWN_MAX) {
         let name = task["task"].as_str().unwrap_or("?");
         let error = task["error"]
             .as_str()
@@ -220,6 +242,9 @@ fn summary(status: &Value, result: &Value, screen: Screen) -> String {
         let line = super::screen::visible(&format!("  ✗ {name}  {error}  →  amphi task logs {epic}/{name}"));
         out.push('\n');
         out.push_str(&screen.style.paint(Paint::Bad, &line));
+    }
+    if failed.len() > FAILED_SHOWN_MAX {
+        out.push_str(&format!("\n  and {} more: amphi task ls {epic} --state failed", failed.len() - FAILED_SHOWN_MAX));
     }
     if state == "waiting" {
         out.push_str("\n  a person is needed: amphi incident ls");
@@ -256,6 +281,8 @@ mod tests {
     #[test]
     fn waiting_with_work_under_way_is_not_the_end() {
         assert!(anything_runs(&json!({"tasks": [{"state": "unknown"}, {"state": "running"}]})));
+        assert!(anything_runs(&json!({"tasks": [], "counts": {"retrying": 1, "unknown": 1}})));
+        assert!(!anything_runs(&json!({"tasks": [], "counts": {"blocked": 1, "unknown": 1}})));
         assert!(!anything_runs(&json!({"tasks": [{"state": "unknown"}, {"state": "blocked"}]})));
     }
 }

@@ -10,6 +10,9 @@ use super::failure::{Failure, exit};
 use super::screen::{Screen, items, talk};
 use super::task::tasks_table;
 
+/// Most tasks that one answer holds.
+const QUEUE_MAX: usize = 10_000;
+
 /// `amphi queue …`.
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
@@ -28,7 +31,8 @@ pub struct LsArgs {
 pub async fn queue(global: &Global, screen: Screen, command: QueueCommand) -> Result<u8, Failure> {
     let QueueCommand::Ls(args) = command;
     let client = Client::connect(global).await?;
-    let reply = client.list("queue.list", "tasks", json!({}), args.bounds.limit()).await?;
+    // The queue has no pages: what is served first changes between two requests.
+    let reply = client.call("queue.list", &json!({ "limit": args.bounds.limit().unwrap_or(QUEUE_MAX) })).await?;
     screen.show(&reply, |reply, style| tasks_table(items(reply, "tasks"), true, style))?;
     if let Some(note) = cut_note(&reply, items(&reply, "tasks").len()) {
         talk(&note);

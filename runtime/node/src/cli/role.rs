@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Global;
 use super::client::Client;
 use super::failure::{Failure, exit};
-use super::screen::{Cell, Screen, Style, items, table, text_of};
+use super::screen::{Cell, Screen, Style, facts, items, table, text_of};
 
 /// `amphi role …`.
 #[derive(Debug, Subcommand)]
@@ -55,22 +55,20 @@ fn unknown(reply: &Value, wanted: &RoleName) -> Failure {
 }
 
 fn roles_table(reply: &Value, style: Style) -> String {
-    let list = |role: &Value, field: &str| items(role, field).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",");
+    let list = |role: &Value, field: &str| items(role, field).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
     let rows: Vec<Vec<Cell>> = items(reply, "roles")
         .iter()
-        .map(|role| {
-            vec![
-                Cell::new(name_of(role)),
-                Cell::new(text_of(role, "engine")),
-                Cell::new(text_of(role, "replicas")),
-                Cell::new(list(role, "skills")),
-            ]
-        })
+        .map(|role| vec![Cell::new(name_of(role)), Cell::new(list(role, "skills")), Cell::new(list(role, "responsibilities"))])
         .collect();
-    if rows.is_empty() { "no roles\n".to_owned() } else { table(&["ROLE", "ENGINE", "REPLICAS", "SKILLS"], &rows, style) }
+    if rows.is_empty() { "no roles\n".to_owned() } else { table(&["ROLE", "SKILLS", "RESPONSIBILITIES"], &rows, style) }
 }
 
 fn role_text(role: &Value, style: Style) -> String {
-    let pairs: Vec<(&str, String)> = role.as_object().into_iter().flatten().map(|(key, _)| (key.as_str(), text_of(role, key))).collect();
-    super::screen::facts(&pairs, style)
+    let text = |field: &str| match &role[field] {
+        Value::Array(list) => list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
+        _ => text_of(role, field),
+    };
+    // Whatever a role says, in the order of its names.
+    let pairs: Vec<(&str, String)> = role.as_object().into_iter().flatten().map(|(key, _)| (key.as_str(), text(key))).collect();
+    facts(&pairs, style)
 }

@@ -1,5 +1,6 @@
 //! `amphi tree`: who supervises whom, as each node publishes it. Idle workers of a pool are folded.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ pub async fn tree(global: &Global, screen: Screen, args: TreeArgs) -> Result<u8,
     let client = Client::connect(global).await?;
     if !args.watch {
         let reply = client.call("tree.get", &json!({})).await?;
-        screen.show(&reply, |reply, style| tree_text(reply, args.all, style))?;
+        let work = if screen.json { Work::new() } else { work(&client).await };
+        screen.show(&reply, |reply, style| View { work: &work, all: args.all, style }.text(reply))?;
         return Ok(exit::OK);
     }
     tokio::select! {
@@ -49,7 +51,9 @@ async fn watch(client: &Client, screen: Screen, all: bool) -> Result<u8, Failure
             Ok(reply) if screen.json => screen.json(&reply)?,
             Ok(reply) => {
                 let clear = if screen.terminal { "\x1b[H\x1b[J" } else { "" };
-                screen.write(&format!("{clear}{}", tree_text(&reply, all, screen.style)))?;
+                let work = work(client).await;
+                let text = View { work: &work, all, style: screen.style }.text(&reply);
+                screen.write(&format!("{clear}{text}"))?;
             }
             // A restarting cluster is what one watches for.
             Err(failure) if failure.code().is_some_and(amphi_protocol::api::ErrorCode::is_retryable) => talk("no answer now; trying again"),
@@ -58,71 +62,106 @@ async fn watch(client: &Client, screen: Screen, all: bool) -> Result<u8, Failure
     }
 }
 
-fn tree_text(reply: &Value, all: bool, style: Style) -> String {
-    let mut out = String::new();
-    for node in items(reply, "nodes") {
-        let state = text_of(node, "state");
-        let (glyph, paint) = state_mark(&state);
-        let head = style.paint(Paint::Head, &visible(&text_of(node, "node")));
-        let word = style.paint(paint, &visible(&format!("{glyph} {state}")));
-        let _ = writeln!(out, "{head}  {word}  {}", style.paint(Paint::Dim, &format!("pid {}", text_of(node, "pid"))));
-        if !node["root"].is_null() {
-            branch(&mut out, &node["root"], "", true, all, style);
+/// What each agent does: its state, and the task if it has one. A tree only knows who lives.
+type Work = BTreeMap<String, (String, Option<String>)>;
+
+async fn work(client: &Client) -> Work {
+    // Without it the tree is less telling, not wrong.
+    let Ok(reply) = client.list("agent.list", "agents", json!({}), None).await else { return Work::new() };
+    let one = |agent: &Value| {
+        let task = agent["task"].as_str().map(|task| format!("{}/{task}", text_of(agent, "epic")));
+        (text_of(agent, "agent"), (text_of(agent, "state"), task))
+    };
+    items(&reply, "agents").iter().map(one).collect()
+}
+
+/// How the tree is shown.
+struct View<'v> {
+    work: &'v Work,
+    all: bool,
+    style: Style,
+}
+
+impl View<'_> {
+    fn text(&self, reply: &Value) -> String {
+        let mut out = String::new();
+        for node in items(reply, "nodes") {
+            let state = text_of(node, "state");
+            let (glyph, paint) = state_mark(&state);
+            let head = self.style.paint(Paint::Head, &visible(&text_of(node, "node")));
+            let word = self.style.paint(paint, &visible(&format!("{glyph} {state}")));
+            let _ = writeln!(out, "{head}  {word}  {}", self.style.paint(Paint::Dim, &format!("pid {}", text_of(node, "pid"))));
+            if !node["root"].is_null() {
+                self.branch(&mut out, &node["root"], "", true);
+            }
+        }
+        if out.is_empty() { "no nodes\n".to_owned() } else { out }
+    }
+
+    fn branch(&self, out: &mut String, actor: &Value, indent: &str, last: bool) {
+        let joint = if last { "└─ " } else { "├─ " };
+        let _ = writeln!(out, "{}{}", self.style.paint(Paint::Dim, &format!("{indent}{joint}")), self.actor_line(actor));
+        let below = format!("{indent}{}", if last { "   " } else { "│  " });
+        let children = items(actor, "children");
+        let (idle, shown): (Vec<&Value>, Vec<&Value>) = children.iter().partition(|child| !self.all && self.is_quiet(child));
+        let (idle, shown) = if idle.len() < FOLD_FROM { (Vec::new(), children.iter().collect()) } else { (idle, shown) };
+        for (position, child) in shown.iter().enumerate() {
+            self.branch(out, child, &below, position + 1 == shown.len() && idle.is_empty());
+        }
+        if !idle.is_empty() {
+            let joint = self.style.paint(Paint::Dim, &format!("{below}└─ "));
+            let _ = writeln!(out, "{joint}{}", self.style.paint(Paint::Dim, &format!("{} idle", idle.len())));
         }
     }
-    if out.is_empty() { "no nodes\n".to_owned() } else { out }
-}
 
-fn branch(out: &mut String, actor: &Value, indent: &str, last: bool, all: bool, style: Style) {
-    let joint = if last { "└─ " } else { "├─ " };
-    let _ = writeln!(out, "{}{}", style.paint(Paint::Dim, &format!("{indent}{joint}")), actor_line(actor, style));
-    let below = format!("{indent}{}", if last { "   " } else { "│  " });
-    let children = items(actor, "children");
-    let (idle, shown): (Vec<&Value>, Vec<&Value>) = children.iter().partition(|child| !all && is_quiet(child));
-    let (idle, shown) = if idle.len() < FOLD_FROM { (Vec::new(), children.iter().collect()) } else { (idle, shown) };
-    for (position, child) in shown.iter().enumerate() {
-        branch(out, child, &below, position + 1 == shown.len() && idle.is_empty(), all, style);
+    /// An agent's own state where the tree only says that it runs.
+    fn state(&self, actor: &Value) -> String {
+        let state = text_of(actor, "state");
+        match self.work.get(&text_of(actor, "name")) {
+            Some((work, _)) if state == "running" => work.clone(),
+            _ => state,
+        }
     }
-    if !idle.is_empty() {
-        let joint = style.paint(Paint::Dim, &format!("{below}└─ "));
-        let _ = writeln!(out, "{joint}{}", style.paint(Paint::Dim, &format!("{} idle", idle.len())));
-    }
-}
 
-/// A worker that is idle, never died and has nothing waiting: nobody looks for it.
-fn is_quiet(actor: &Value) -> bool {
-    let zero = |field: &str| actor[field].as_u64().unwrap_or(0) == 0;
-    actor["kind"] == "worker" && actor["state"] == "idle" && zero("restarts") && zero("mailbox") && actor["last_exit"].is_null()
-}
+    /// A worker that is idle, never died and has nothing waiting: nobody looks for it.
+    fn is_quiet(&self, actor: &Value) -> bool {
+        let zero = |field: &str| actor[field].as_u64().unwrap_or(0) == 0;
+        actor["kind"] == "worker" && self.state(actor) == "idle" && zero("restarts") && zero("mailbox") && actor["last_exit"].is_null()
+    }
 
-fn actor_line(actor: &Value, style: Style) -> String {
-    let state = text_of(actor, "state");
-    let (glyph, paint) = state_mark(&state);
-    let mut line = format!("{} {}", style.paint(paint, glyph), visible(&text_of(actor, "name")));
-    let _ = write!(line, "  {}", style.paint(paint, &visible(&state)));
-    let mut notes: Vec<String> = Vec::new();
-    if actor["kind"] == "supervisor" {
-        notes.extend(actor["strategy"].as_str().map(str::to_owned));
+    fn actor_line(&self, actor: &Value) -> String {
+        let style = self.style;
+        let state = self.state(actor);
+        let (glyph, paint) = state_mark(&state);
+        let mut line = format!("{} {}", style.paint(paint, glyph), visible(&text_of(actor, "name")));
+        let _ = write!(line, "  {}", style.paint(paint, &visible(&state)));
+        let mut notes: Vec<String> = Vec::new();
+        notes.extend(self.work.get(&text_of(actor, "name")).and_then(|(_, task)| task.clone()));
+        if actor["kind"] == "supervisor" {
+            notes.extend(actor["strategy"].as_str().map(str::to_owned));
+        }
+        let restarts = actor["restarts"].as_u64().unwrap_or(0);
+        match (actor["max"].as_u64(), actor["within_ms"].as_u64()) {
+            (Some(max), Some(within)) if max > 0 && (restarts > 0 || actor["kind"] == "supervisor") => {
+                notes.push(format!("restarts {restarts}/{max} in {}s", within / 1000))
+            }
+            _ if restarts > 0 => notes.push(format!("restarts {restarts}")),
+            _ => {}
+        }
+        if let Some(mailbox) = actor["mailbox"].as_u64().filter(|mailbox| *mailbox > 0) {
+            notes.push(format!("mailbox {mailbox}"));
+        }
+        match &actor["last_exit"] {
+            Value::Null => {}
+            Value::String(text) => notes.push(format!("last exit: {text}")),
+            Value::Object(exit) => notes.push(last_exit(exit)),
+            other => notes.push(format!("last exit: {other}")),
+        }
+        if !notes.is_empty() {
+            let _ = write!(line, "  {}", style.paint(Paint::Dim, &visible(&notes.join(" · "))));
+        }
+        line
     }
-    let restarts = actor["restarts"].as_u64().unwrap_or(0);
-    match (actor["max"].as_u64(), actor["within_ms"].as_u64()) {
-        (Some(max), Some(within)) if max > 0 => notes.push(format!("restarts {restarts}/{max} in {}s", within / 1000)),
-        _ if restarts > 0 => notes.push(format!("restarts {restarts}")),
-        _ => {}
-    }
-    if let Some(mailbox) = actor["mailbox"].as_u64().filter(|mailbox| *mailbox > 0) {
-        notes.push(format!("mailbox {mailbox}"));
-    }
-    match &actor["last_exit"] {
-        Value::Null => {}
-        Value::String(text) => notes.push(format!("last exit: {text}")),
-        Value::Object(exit) => notes.push(last_exit(exit)),
-        other => notes.push(format!("last exit: {other}")),
-    }
-    if !notes.is_empty() {
-        let _ = write!(line, "  {}", style.paint(Paint::Dim, &visible(&notes.join(" · "))));
-    }
-    line
 }
 
 fn last_exit(exit: &serde_json::Map<String, Value>) -> String {
@@ -153,10 +192,21 @@ mod tests {
                     worker("BuildMaster-3", "idle", 0, Value::Null)]}]}}]})
     }
 
+    fn text(all: bool, work: &Work) -> String {
+        View { work, all, style: Style::PLAIN }.text(&sample())
+    }
+
+    #[test]
+    fn an_agent_at_work_is_shown_with_its_task() {
+        let work = Work::from([("bus-link".to_owned(), ("busy".to_owned(), Some("e-1/a".to_owned())))]);
+        let text = text(false, &work);
+        assert!(text.contains("▶ bus-link  busy  e-1/a\n"), "{text}");
+    }
+
     #[test]
     fn quiet_workers_are_folded_and_restarts_are_seen() {
         assert_eq!(
-            tree_text(&sample(), false, Style::PLAIN),
+            text(false, &Work::new()),
             "node-1  ✓ alive  pid 7\n\
              └─ ▶ root  running  one_for_one · restarts 0/3 in 60s\n   \
                 ├─ ▶ bus-link  running\n   \
@@ -168,7 +218,7 @@ mod tests {
 
     #[test]
     fn all_shows_each_worker() {
-        let text = tree_text(&sample(), true, Style::PLAIN);
+        let text = text(true, &Work::new());
         assert!(text.contains("BuildMaster-1") && text.contains("BuildMaster-3") && !text.contains("2 idle"), "{text}");
     }
 }
