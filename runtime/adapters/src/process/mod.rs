@@ -18,6 +18,8 @@ mod output;
 mod procfs;
 mod record;
 mod results;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod values;
 

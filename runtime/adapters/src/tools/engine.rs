@@ -39,15 +39,31 @@ impl Engine for ToolEngine {
     fn run(&self, job: JobOrder, news: mpsc::UnboundedSender<JobNews>, cancel: CancellationToken) -> BoxFuture<'static, AttemptEnd> {
         let shared = Arc::clone(&self.shared);
         async move {
+            if cancel.is_cancelled() {
+                return failed(Outcome::Cancelled, "cancelled before it began");
+            }
             let _ = news.send(JobNews::Started { pid: None });
+            let mut work = std::pin::pin!(run(&shared, &job, news));
             let end = tokio::select! {
                 biased;
-                () = cancel.cancelled() => failed(Outcome::Cancelled, "ended on request"),
-                end = run(&shared, &job, news) => end,
+                end = &mut work => end,
+                () = cancel.cancelled() => {
+                    if must_finish(&job.job.work) {
+                        work.await;
+                    }
+                    failed(Outcome::Cancelled, "ended on request")
+                }
             };
             shared.secrets.clean(end)
         }
         .boxed()
+    }
+}
+
+fn must_finish(work: &Work) -> bool {
+    match work {
+        Work::Tool { tool, .. } => find(tool).is_some_and(super::Tool::must_finish),
+        Work::Run(_) => false,
     }
 }
 
@@ -97,7 +113,7 @@ impl Place {
             Workspace::None => {
                 let folder = shared.data_dir.join("attempts").join(attempt_name(&order.attempt));
                 std::fs::create_dir_all(&folder)?;
-                (folder.clone(), Some(folder))
+                (folder.canonicalize()?, Some(folder))
             }
         };
         let mut place = Self { work: workspace, private };

@@ -29,6 +29,10 @@ impl Tool for FileWrite {
         &[Parameter { name: "path", kind: Kind::Text, is_required: true }, Parameter { name: "text", kind: Kind::Text, is_required: true }]
     }
 
+    fn must_finish(&self) -> bool {
+        true
+    }
+
     fn run<'a>(&'a self, context: &'a Context, arguments: Arguments) -> BoxFuture<'a, Result<BTreeMap<String, String>, ToolError>> {
         let workspace = context.workspace.clone();
         async move {

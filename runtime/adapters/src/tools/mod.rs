@@ -38,7 +38,12 @@ trait Tool: Send + Sync {
     /// What it takes.
     fn parameters(&self) -> &'static [Parameter];
 
-    /// Does it. The arguments are checked. A cancel drops the future, so nothing may be left half done at an await.
+    /// A cancel waits for it: it changes something and would otherwise go on after its end was told.
+    fn must_finish(&self) -> bool {
+        false
+    }
+
+    /// Does it. The arguments are checked. A cancel drops the future, unless it [`Tool::must_finish`].
     fn run<'a>(&'a self, context: &'a Context, arguments: Arguments) -> BoxFuture<'a, Result<BTreeMap<String, String>, ToolError>>;
 }
 
