@@ -36,9 +36,9 @@ enum Subject {
 impl Subject {
     fn text(self) -> &'static str {
         match self {
-            Self::Epic => include_str!("schemas/epic-v1.json"),
+            Self::Epic => amphi_protocol::schema::EPIC,
             Self::Config => amphi_config::CONFIG_SCHEMA,
-            Self::Event => include_str!("schemas/event-v1.json"),
+            Self::Event => amphi_protocol::schema::EVENT,
         }
     }
 }
