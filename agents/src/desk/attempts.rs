@@ -234,7 +234,7 @@ impl DeskState {
             self.report(attempt, held.token, AttemptNews::Started { pid: None });
         }
         cut(&mut end.error);
-        tracing::info!(%attempt, task = %held.task, agent = %held.agent, outcome = ?end.outcome, error = end.error, "attempt ended");
+        tracing::debug!(%attempt, task = %held.task, agent = %held.agent, outcome = ?end.outcome, error = end.error, "attempt ended");
         self.count(&held.agent, end.outcome);
         self.ended.insert(attempt.clone());
         self.report(attempt, held.token, AttemptNews::Ended(end));
@@ -243,7 +243,7 @@ impl DeskState {
 
     /// Never began, never held.
     fn refuse(&mut self, attempt: AttemptRef, token: Token, why: &str) {
-        tracing::info!(%attempt, why, "attempt refused");
+        tracing::debug!(%attempt, why, "attempt refused");
         self.ended.insert(attempt.clone());
         self.report(&attempt, token, AttemptNews::Ended(end_of(Outcome::NotStarted, why)));
     }

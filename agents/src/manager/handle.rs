@@ -1,5 +1,6 @@
 //! How others in the process reach the Manager, over its restarts.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use amphi_coordination::State;
@@ -7,7 +8,7 @@ use amphi_coordination::seat::Answer;
 use amphi_coordination::views::LeaseLeft;
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::{Epoch, Timestamp};
-use amphi_protocol::journal::Input;
+use amphi_protocol::journal::{Input, Record};
 use ractor::ActorRef;
 use tokio::sync::{oneshot, watch};
 
@@ -42,11 +43,13 @@ pub enum Leadership {
 pub struct ManagerHandle {
     actor: Arc<Mutex<Option<ActorRef<ManagerMessage>>>>,
     leadership: Arc<watch::Sender<Leadership>>,
+    /// Inputs that made the core panic in this life of the node.
+    dead_letters: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Default for ManagerHandle {
     fn default() -> Self {
-        Self { actor: Arc::default(), leadership: Arc::new(watch::channel(Leadership::None).0) }
+        Self { actor: Arc::default(), leadership: Arc::new(watch::channel(Leadership::None).0), dead_letters: Arc::default() }
     }
 }
 
@@ -87,6 +90,23 @@ impl ManagerHandle {
         actor.ok_or_else(no_leader)?.cast(message).map_err(|_| no_leader())
     }
 
+    /// Refuses an input from now on; returns the name of its dead letter.
+    pub(crate) fn bury(&self, input: &Input) -> String {
+        let name = fingerprint(input);
+        self.dead_letters.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        name
+    }
+
+    /// The name of the dead letter that `input` is, if it is one.
+    pub(crate) fn buried(&self, input: &Input) -> Option<String> {
+        let dead_letters = self.dead_letters.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nothing is hashed as long as nothing ever failed.
+        if dead_letters.is_empty() {
+            return None;
+        }
+        Some(fingerprint(input)).filter(|name| dead_letters.contains(name))
+    }
+
     pub(crate) fn attach(&self, actor: ActorRef<ManagerMessage>) {
         *self.actor.lock().unwrap_or_else(PoisonError::into_inner) = Some(actor);
         self.lost();
@@ -104,4 +124,13 @@ impl ManagerHandle {
 /// The refusal of everybody who does not lead.
 pub fn no_leader() -> ApiError {
     ApiError::new(ErrorCode::ClusterNoLeader, "no Manager leads at present").hint("send it again in a moment; a second submission with the same id is the same epic")
+}
+
+/// The same for the same input sent again; a submission gets another epic id each time, so its key counts.
+fn fingerprint(input: &Input) -> String {
+    let text = match input {
+        Input::Submit(submission) => format!("{} {} {}", submission.project, submission.key, submission.body_hash),
+        other => serde_json::to_string(other).unwrap_or_default(),
+    };
+    format!("dead-letter-{}", Record::hash(text.as_bytes()))
 }

@@ -14,9 +14,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use amphi_coordination::Refusal;
 use amphi_coordination::liveness::{Liveness, Periods};
 use amphi_coordination::seat::{Action, Answer, Appended, Seat, Ticket};
 use amphi_ports::{AppendError, Clock, EventStream, Journal, MessageBus, ObjectStore, StoreError, TailMemory};
+use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::{Epoch, NodeId, ShardId, Timestamp};
 use amphi_protocol::journal::{AttemptNews, Input};
 use amphi_protocol::node::Heartbeat;
@@ -204,6 +206,10 @@ impl ManagerState {
     }
 
     fn take(&mut self, input: Input, reply: Option<oneshot::Sender<Answer>>) {
+        if let Some(name) = self.arguments.handle.buried(&input) {
+            reply.into_iter().for_each(|reply| drop(reply.send(Answer::Refused(Refusal::Error(poison(&name))))));
+            return;
+        }
         let Some(seat) = &mut self.seat else {
             reply.into_iter().for_each(|reply| drop(reply.send(Answer::NotLeading)));
             return;
@@ -225,8 +231,34 @@ impl ManagerState {
     fn pump(&mut self, myself: &ActorRef<ManagerMessage>) -> Result<(), ActorProcessingErr> {
         let Some(seat) = &mut self.seat else { return Ok(()) };
         let commit_id = uuid::Uuid::now_v7().simple().to_string();
-        let actions = seat.pump(self.time.now(), &commit_id);
+        let now = self.time.now();
+        // The half-changed state is not looked at again: the seat is thrown away.
+        let Ok(actions) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| seat.pump(now, &commit_id))) else {
+            return Err(self.poisoned());
+        };
         self.perform(myself, actions)
+    }
+
+    /// An input made the core panic: it is refused, kept as a dead letter, and the seat is rebuilt from the journal without it.
+    fn poisoned(&mut self) -> ActorProcessingErr {
+        let Some((ticket, input)) = self.seat.take().as_mut().and_then(Seat::poison) else {
+            return "the core failed outside of an input".into();
+        };
+        let name = self.arguments.handle.bury(&input);
+        metrics::counter!("amphi_dead_letters_total").increment(1);
+        tracing::error!(dead_letter = %name, "an input made the core fail; it is refused from now on, the Manager starts again");
+        if let Some(reply) = self.replies.remove(&ticket) {
+            let _gone = reply.send(Answer::Refused(Refusal::Error(poison(&name))));
+        }
+        let (objects, body) = (self.arguments.objects.clone(), serde_json::to_vec(&input).unwrap_or_default());
+        let letter = name.clone();
+        // Outlives this Manager on purpose: the letter is for people.
+        tokio::spawn(async move {
+            if let Err(error) = objects.put(&letter, body.into()).await {
+                tracing::error!(%error, dead_letter = %letter, "a dead letter could not be kept");
+            }
+        });
+        format!("input {name} made the core fail").into()
     }
 
     fn appended(&mut self, myself: &ActorRef<ManagerMessage>, result: Appended) -> Result<(), ActorProcessingErr> {
@@ -361,4 +393,8 @@ impl ManagerState {
             read(&Snapshot { state, now, sequence: tail, lease_left: &lease_left });
         }
     }
+}
+
+fn poison(name: &str) -> ApiError {
+    ApiError::new(ErrorCode::Internal, "the request made the Manager fail and is refused").hint(format!("it is kept as {name}; please report it"))
 }

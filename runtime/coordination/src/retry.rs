@@ -8,6 +8,8 @@ use crate::epic::AttemptPhase;
 
 /// Tries that never began before the run counts as failed: something is wrong that another try does not mend.
 pub(crate) const UNSTARTED_MAX: u32 = 10;
+/// Pause after the first try that never began; doubles from there.
+const UNSTARTED_BACKOFF_MS: u64 = 50;
 
 /// What is known of the attempt that ended.
 pub(crate) struct Ended<'a> {
@@ -44,7 +46,8 @@ pub(crate) fn next(ended: &Ended<'_>) -> Next {
     if is_uncounted(ended.outcome, ended.phase, ended.policy) {
         return match ended.stopping {
             true => Next::Cancelled,
-            false if ended.unstarted < UNSTARTED_MAX => retry(ended, ended.unstarted),
+            // Whatever kept it from beginning may need a moment, also where the policy knows no pause.
+            false if ended.unstarted < UNSTARTED_MAX => retry(ended, ended.unstarted, ended.policy.backoff_ms.max(UNSTARTED_BACKOFF_MS)),
             false => Next::Failed,
         };
     }
@@ -55,7 +58,7 @@ pub(crate) fn next(ended: &Ended<'_>) -> Next {
     if ended.stopping || ended.begun >= ended.policy.attempts || !wanted {
         return Next::Failed;
     }
-    retry(ended, ended.begun)
+    retry(ended, ended.begun, ended.policy.backoff_ms)
 }
 
 /// Why the attempt ended, in the words of `retry.on`.
@@ -74,9 +77,9 @@ pub(crate) fn cause(outcome: Outcome, cancelling: Option<CancelCause>) -> RetryC
 }
 
 /// Exponential backoff with up to a quarter of jitter.
-fn retry(ended: &Ended<'_>, tries: u32) -> Next {
+fn retry(ended: &Ended<'_>, tries: u32, backoff_ms: u64) -> Next {
     let policy = ended.policy;
-    let doubled = policy.backoff_ms.saturating_mul(1u64 << tries.saturating_sub(1).min(32));
+    let doubled = backoff_ms.saturating_mul(1u64 << tries.saturating_sub(1).min(32));
     let pause = doubled.min(policy.max_ms);
     // splitmix64's finaliser: spreads neighbouring seeds.
     let mut z = ended.seed.wrapping_add(0x9E37_79B9_7F4A_7C15);

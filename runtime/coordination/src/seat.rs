@@ -126,6 +126,8 @@ pub struct Seat {
     sequence: u64,
     hash: String,
     waiting: VecDeque<(Ticket, Input)>,
+    /// The input that is being decided; still here after a panic.
+    deciding: Option<(Ticket, Input)>,
     flight: Option<Flight>,
     /// Reports that were dropped because they were about something over.
     pub stale: u64,
@@ -156,6 +158,7 @@ impl Seat {
             sequence: 0,
             hash: String::new(),
             waiting: VecDeque::new(),
+            deciding: None,
             flight: None,
             stale: 0,
         }
@@ -219,15 +222,17 @@ impl Seat {
         let mut batch = Batch::default();
         let seq = self.state.seq;
         while batch.count < INPUTS_PER_COMMIT && batch.bytes() < BYTES_PER_COMMIT {
-            let Some((ticket, input)) = self.waiting.pop_front() else { break };
-            let is_report = matches!(input, Input::Attempt(_) | Input::Agent(_) | Input::Join(_));
-            match self.state.decide(now, &input, &mut self.sink) {
-                Ok(decisions) => batch.add(ticket, &input, decisions),
+            let Some(next) = self.waiting.pop_front() else { break };
+            let (ticket, input) = self.deciding.insert(next);
+            let (ticket, is_report) = (*ticket, matches!(input, Input::Attempt(_) | Input::Agent(_) | Input::Join(_)));
+            match self.state.decide(now, input, &mut self.sink) {
+                Ok(decisions) => batch.add(ticket, input, decisions),
                 Err(refusal) => {
                     self.stale += u64::from(is_report);
                     batch.answers.push((ticket, Answer::Refused(refusal)));
                 }
             }
+            self.deciding = None;
         }
         if batch.count == 0 {
             return batch.answers.into_iter().map(|(ticket, answer)| Action::Answer { ticket, answer }).collect();
@@ -261,6 +266,11 @@ impl Seat {
         let action = Action::Append { expected: flight.expected, bytes: flight.bytes.clone() };
         self.flight = Some(flight);
         vec![action]
+    }
+
+    /// The input on which [`Seat::pump`] panicked. The seat is then of no use any more: its state is half changed.
+    pub fn poison(&mut self) -> Option<(Ticket, Input)> {
+        self.deciding.take()
     }
 
     /// What came of the append under way.
