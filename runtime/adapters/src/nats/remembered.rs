@@ -4,6 +4,7 @@
 //! Never goes back by itself, and is never trusted to say what is *in* the journal: it says only how far the journal must reach and
 //! which record must stand there.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -64,7 +65,8 @@ pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Writes what is remembered, newest only, at most every 200 ms unless somebody waits for it. One per shard and node.
+/// Writes what is remembered, newest only, at most every 200 ms unless somebody waits for it. One per node. A note of an older
+/// commit of the same journal is passed over: it tells nothing new.
 #[derive(Debug, Clone)]
 pub struct RememberedWriter {
     orders: mpsc::UnboundedSender<Order>,
@@ -101,7 +103,7 @@ impl RememberedWriter {
 }
 
 async fn write_all(data: PathBuf, mut inbox: mpsc::UnboundedReceiver<Order>) {
-    let mut newest: Option<Remembered> = None;
+    let mut newest = Newest::new();
     let mut waiting: Vec<oneshot::Sender<io::Result<()>>> = Vec::new();
     let mut open = true;
     while open {
@@ -122,7 +124,7 @@ async fn write_all(data: PathBuf, mut inbox: mpsc::UnboundedReceiver<Order>) {
         while let Ok(order) = inbox.try_recv() {
             take(order, &mut newest, &mut waiting);
         }
-        let written = write_one(&data, &mut newest).await;
+        let written = write_newest(&data, &mut newest).await;
         if let Err(error) = &written {
             tracing::error!(%error, folder = %data.display(), "could not write the node's memory of the journal");
         }
@@ -133,18 +135,25 @@ async fn write_all(data: PathBuf, mut inbox: mpsc::UnboundedReceiver<Order>) {
     }
 }
 
-fn take(order: Order, newest: &mut Option<Remembered>, waiting: &mut Vec<oneshot::Sender<io::Result<()>>>) {
+/// The newest note of each shard, and whether it is on the disk.
+type Newest = BTreeMap<ShardId, (Remembered, bool)>;
+
+fn take(order: Order, newest: &mut Newest, waiting: &mut Vec<oneshot::Sender<io::Result<()>>>) {
     match order {
-        Order::Note(remembered) => *newest = Some(remembered),
+        Order::Note(note) => match newest.get(&note.shard) {
+            Some((known, _)) if known.cluster_id == note.cluster_id && known.index >= note.index => {}
+            _ => drop(newest.insert(note.shard, (note, false))),
+        },
         Order::Flush(answer) => waiting.push(answer),
     }
 }
 
-/// A note that could not be written stays the newest, for the next try.
-async fn write_one(data: &Path, newest: &mut Option<Remembered>) -> io::Result<()> {
-    let Some(remembered) = newest.clone() else { return Ok(()) };
-    let folder = data.to_owned();
-    tokio::task::spawn_blocking(move || remembered.write(&folder)).await.map_err(io::Error::other)??;
-    *newest = None;
+/// A note that could not be written stays for the next try.
+async fn write_newest(data: &Path, newest: &mut Newest) -> io::Result<()> {
+    for (note, written) in newest.values_mut().filter(|(_, written)| !written) {
+        let (note, folder) = (note.clone(), data.to_owned());
+        tokio::task::spawn_blocking(move || note.write(&folder)).await.map_err(io::Error::other)??;
+        *written = true;
+    }
     Ok(())
 }

@@ -58,7 +58,9 @@ impl Ready {
     /// The object of `interface.md` section 3, in one line.
     pub(super) fn to_json(&self) -> String {
         let nodes: Vec<_> = self.nodes.iter().map(|node| json!({ "id": node.id, "pid": node.pid })).collect();
-        json!({ "nats": self.url, "http": self.http, "nats_pid": self.nats_pid, "nodes": nodes }).to_string()
+        // Members in the order of the document, for those who read it with their eyes.
+        let (nats, http, nats_pid) = (json!(self.url), json!(self.http), json!(self.nats_pid));
+        format!(r#"{{"nats":{nats},"http":{http},"nats_pid":{nats_pid},"nodes":{}}}"#, json!(nodes))
     }
 }
 

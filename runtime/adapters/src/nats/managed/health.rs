@@ -85,15 +85,19 @@ pub(super) async fn watch(handle: Handle, identity: Identity, folder: Arc<Folder
                 failures + 1
             }
         };
+        if log.disk_was_full(&folder.log()) {
+            // Killing it now would only make it fail to start.
+            failures = 0;
+            if free_bytes(&folder.log()) >= FREE_BYTES_MIN {
+                tracing::warn!("the disk of nats-server was full and has space again; restarting it, because its streams stay frozen");
+                log.disk_full = false;
+                handle.signal(Signal::SIGTERM);
+            }
+        }
         if failures >= FAILURES_MAX {
             tracing::error!("nats-server has not answered for long; killing it, so that it starts again");
             handle.signal(Signal::SIGKILL);
             failures = 0;
-        }
-        if log.disk_was_full(&folder.log()) && free_bytes(&folder.log()) >= FREE_BYTES_MIN {
-            tracing::warn!("the disk of nats-server was full and has space again; restarting it, because its streams stay frozen");
-            log.disk_full = false;
-            handle.signal(Signal::SIGTERM);
         }
     }
 }
@@ -122,7 +126,10 @@ impl LogWatch {
             file.take(ANSWER_BYTES_MAX).read_to_end(&mut added)
         });
         self.position += read.unwrap_or(0) as u64;
-        self.disk_full |= String::from_utf8_lossy(&added).to_lowercase().contains(DISK_FULL);
+        if !self.disk_full && String::from_utf8_lossy(&added).to_lowercase().contains(DISK_FULL) {
+            tracing::error!("the disk of nats-server is full: nothing new is accepted until there is space");
+            self.disk_full = true;
+        }
         self.disk_full
     }
 }

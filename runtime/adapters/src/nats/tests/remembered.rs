@@ -19,6 +19,20 @@ async fn what_was_noted_last_is_read_back_after_a_flush() {
 }
 
 #[tokio::test]
+async fn memory_never_goes_back_and_shards_do_not_mix() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = RememberedWriter::start(folder.path().to_owned());
+    writer.note(at(9));
+    writer.flush().await.unwrap();
+    writer.note(at(4));
+    let other = Remembered { shard: ShardId(1), ..at(2) };
+    writer.note(other.clone());
+    writer.flush().await.unwrap();
+    assert_eq!(Remembered::read(folder.path(), ShardId(0)).unwrap(), Some(at(9)));
+    assert_eq!(Remembered::read(folder.path(), ShardId(1)).unwrap(), Some(other));
+}
+
+#[tokio::test]
 async fn notes_are_written_without_a_flush_too() {
     let folder = tempfile::tempdir().unwrap();
     let writer = RememberedWriter::start(folder.path().to_owned());
