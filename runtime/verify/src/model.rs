@@ -316,15 +316,17 @@ impl EpicModel {
         let given_up = |(i, instance): (u32, &Instance)| matches!(instance.stage, Stage::Ended(How::Cancelled)) && !instances.contains(&i);
         self.unsure |= self.ended.is_none() && (0u32..).zip(&self.instances).any(given_up);
         (self.ended, self.stopping, self.cancelling) = (None, false, false);
+        // A task with instances under way goes on as it was let go; one that had ended as a whole begins anew.
+        let anew: Vec<usize> = (0..self.tasks.len()).filter(|&task| self.is_done(task)).collect();
+        for task in anew {
+            let model = &mut self.tasks[task];
+            (model.reopened, model.released, model.runs) = (true, false, None);
+        }
         for &i in instances {
-            let task = self.position_of(i);
             let instance = &mut self.instances[i as usize];
             instance.stage = Stage::Idle;
             instance.run = instance.run.saturating_add(1);
             (instance.attempts, instance.began, instance.last_agent) = (0, 0, None);
-            self.tasks[task].reopened = true;
-            self.tasks[task].released = false;
-            self.tasks[task].runs = None;
         }
         self.recount();
         let stuck = |&i: &u32| self.waits_in_vain(self.position_of(i));

@@ -20,7 +20,8 @@ pub fn all() -> Vec<(&'static str, Journal)> {
         ("failure-always", failure_always()),
         ("node-loss", node_loss()),
         ("claim", claim()),
-        ("unknown-outcome", unknown_outcome()),
+        ("unknown-outcome", unknown_outcome((1, 2))),
+        ("unknown-outcome-new-run", unknown_outcome((2, 1))),
         ("reopened", reopened()),
         ("fail-fast", fail_fast()),
         ("large-specification", large_specification()),
@@ -245,7 +246,8 @@ pub fn asked(name: &str, attempt: &AttemptRef) -> Decision {
     Decision::IncidentOpened { incident, attempt: attempt.clone(), summary: "nobody knows".into() }
 }
 
-fn unknown_outcome() -> Journal {
+/// A person says that it never began: the run goes on, or a new one takes its place; `then` is the attempt that follows.
+fn unknown_outcome(then: (u32, u32)) -> Journal {
     let mut journal = Journal::with_workers(2);
     let tasks = vec![task("once", json!({"retry": retry(1)})), task("after", json!({"needs": [0]}))];
     journal.submit("unknown", spec(tasks, json!({})), vec![]);
@@ -254,8 +256,8 @@ fn unknown_outcome() -> Journal {
         let decision = Decision::IncidentResolved { incident: incident.clone(), resolution, by: by.clone() };
         (Input::ResolveIncident { incident, resolution, by }, decision)
     };
-    for (attempt, to, resolution) in [(1, W1, Resolution::NotStarted), (2, W2, Resolution::Succeeded)] {
-        let once = journal.give("unknown", 0, (1, attempt), to);
+    for (attempt, to, resolution) in [((1, 1), W1, Resolution::NotStarted), (then, W2, Resolution::Succeeded)] {
+        let once = journal.give("unknown", 0, attempt, to);
         journal.commit(Input::Tick, vec![once.assigned()]);
         journal.claim(&once);
         journal.start(&once);
