@@ -60,6 +60,24 @@ fn twenty_thousand_unknown_names_are_answered() {
     assert!(compiled.problems.iter().take(200).all(|p| p.code.as_str() == "epic.unknown_task"));
 }
 
+/// What would be made of such documents is far more than any machine has; they are refused before it is made.
+#[test]
+fn a_small_text_cannot_demand_much_memory() {
+    let matrices: String = (0..5_000).map(|n| format!(" t{n}: {{run: x, matrix: {{i: 1..90000}}}}\n")).collect();
+    let env: String = (0..250).map(|n| format!("A{n}: x,")).collect();
+    let tasks: String = (0..50_000).map(|n| format!(" t{n}: {{run: x}}\n")).collect();
+    let phases: String = (0..50_000).map(|n| format!("p{n},")).collect();
+    let documents = [
+        (format!("tasks:\n{matrices}"), "epic.limit"),
+        (format!("defaults: {{env: {{{env}}}}}\ntasks:\n{tasks}"), "epic.limit"),
+        (format!("phases: [{phases}]\ntasks: {{a: {{run: x}}}}\n"), "epic.type"),
+    ];
+    for (text, code) in documents {
+        let compiled = compile(&format!("version: 1\nname: x\n{text}"), &CompileOptions::default());
+        assert_eq!(compiled.problems.first().map(|p| p.code.as_str()), Some(code));
+    }
+}
+
 #[test]
 fn a_plan_names_edges_phases_locks_and_the_longest_chain() {
     let text = "version: 1\nname: x\nphases: [one, two]\ntasks:\n  a: { run: x }\n  b: { run: x, needs: [a], locks: { write: [r], read: ['s/${{ matrix.i }}'] }, matrix: { i: 1..2 } }\n  c: { run: x, phase: two, locks: { read: [r] } }\n  d: { run: x, phase: two, needs: [] }\n";

@@ -266,6 +266,20 @@ fn a_missing_input_only_warns_when_a_file_is_validated() {
 }
 
 #[test]
+fn a_lock_on_a_missing_input_can_still_be_planned() {
+    let validate = CompileOptions { unknown_names_are_errors: false, ..options() };
+    for (before, good) in [(10, true), (250, false)] {
+        let lock = format!("{}${{{{ inputs.v }}}}", "a".repeat(before));
+        let text = doc(&format!("inputs: {{ v: }}\ntasks: {{ t: {{ run: x, locks: {{ write: ['{lock}'] }} }} }}\n"));
+        let compiled = compile(&text, &validate);
+        assert_eq!(compiled.spec.is_some(), good);
+        if let Some(spec) = compiled.spec {
+            assert_eq!(Plan::expand(&spec).locks(&spec, 0).len(), 1);
+        }
+    }
+}
+
+#[test]
 fn a_workspace_is_a_folder_or_none() {
     let text = doc("workspace: { path: ./a/../b }\ntasks: { a: { run: x } }\n");
     refused(&text, &[(Type, 3, 20)]);

@@ -22,6 +22,7 @@ pub(super) struct Check<'d> {
     /// Inputs that have a value.
     pub known: BTreeMap<String, Value>,
     pub phases: Vec<PhaseName>,
+    pub phase_places: Vec<Place>,
     pub phase_index: HashMap<String, u32>,
     /// Names of tasks in the document's order, valid or not.
     pub task_names: Vec<&'d str>,

@@ -21,6 +21,8 @@ use crate::ids::{EpicName, ID_LENGTH_MAX, InvalidId, PhaseName, ProjectId, Resou
 const CYCLES_MAX: usize = 10;
 /// Names of a cycle that are written out.
 const CYCLE_NAMES_MAX: usize = 60;
+/// Memory that all copies of the defaults may take, roughly.
+const INHERITED_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Longest title.
 const TITLE_CHARS_MAX: usize = 500;
 
@@ -90,6 +92,7 @@ fn document(root: &Node, mut report: Report, options: &CompileOptions) -> (Optio
         known: inputs.known(),
         inputs,
         phases: Vec::new(),
+        phase_places: Vec::new(),
         phase_index: HashMap::new(),
         task_names: Vec::new(),
         task_index: HashMap::new(),
@@ -97,7 +100,7 @@ fn document(root: &Node, mut report: Report, options: &CompileOptions) -> (Optio
     };
     let spec = check.header(root, &field);
     let drafts = match field("tasks") {
-        Some(tasks) => check.tasks(tasks, field("defaults"), field("phases")),
+        Some(tasks) => check.tasks(tasks, field("defaults")),
         None => {
             check.report.error(root.place, ErrorCode::EpicLimit, "the epic has no tasks");
             if let Some(defaults) = field("defaults") {
@@ -236,6 +239,7 @@ impl<'d> Check<'d> {
                     } else {
                         self.phase_index.insert(text.to_owned(), position);
                         self.phases.push(phase);
+                        self.phase_places.push(item.place);
                     }
                 }
                 Err(error) => {
@@ -357,7 +361,7 @@ impl<'d> Check<'d> {
         good
     }
 
-    fn tasks(&mut self, entry: &'d Entry, defaults: Option<&'d Entry>, phases: Option<&Entry>) -> Vec<Draft> {
+    fn tasks(&mut self, entry: &'d Entry, defaults: Option<&'d Entry>) -> Vec<Draft> {
         let usable = defaults.map(|defaults| self.defaults(defaults)).unwrap_or_default();
         if entry.value.is_null() {
             self.report.error(entry.place, ErrorCode::EpicLimit, "the epic has no tasks");
@@ -372,33 +376,30 @@ impl<'d> Check<'d> {
             self.report.error_hint(entry.place, ErrorCode::EpicLimit, message, "split the epic");
             return Vec::new();
         }
+        let inherited: usize = usable.values().map(|field| field.value.cost()).sum();
+        if inherited.saturating_mul(entries.len()) > INHERITED_BYTES_MAX {
+            let message = "`defaults` are too large for so many tasks: each of them gets a copy";
+            self.report.error_hint(defaults.map_or(entry.place, |field| field.place), ErrorCode::EpicLimit, message, "split the epic");
+            return Vec::new();
+        }
         self.task_names = entries.iter().map(|entry| entry.key.as_str()).collect();
         self.task_index = (0u32..).zip(&self.task_names).map(|(position, name)| (*name, position)).collect();
         let mut size = Size::default();
         let drafts: Vec<Draft> = entries.into_iter().map(|entry| self.task(entry, &usable, &mut size)).collect();
-        self.empty_phases(&drafts, phases);
+        self.empty_phases(&drafts);
         drafts
     }
 
-    fn empty_phases(&mut self, drafts: &[Draft], entry: Option<&Entry>) {
-        let Some(entry) = entry else { return };
+    fn empty_phases(&mut self, drafts: &[Draft]) {
         let mut used = vec![false; self.phases.len()];
         for draft in drafts {
             if let Some(slot) = used.get_mut(draft.spec.phase.unwrap_or(0) as usize) {
                 *slot = true;
             }
         }
-        for (phase, used) in self.phases.iter().zip(used) {
-            if !used {
-                let place = match &entry.value.kind {
-                    yaml::Kind::List(items) => {
-                        items.iter().find(|item| matches!(&item.kind, yaml::Kind::Scalar(s) if s.text == phase.as_str()))
-                    }
-                    yaml::Kind::Scalar(_) | yaml::Kind::Map(_) => None,
-                };
-                let place = place.map_or(entry.place, |item| item.place);
-                self.report.wrong(place, format!("phase `{phase}` has no task"));
-            }
+        for (position, _) in used.iter().enumerate().filter(|(_, used)| !**used) {
+            let message = format!("phase `{}` has no task", self.phases[position]);
+            self.report.wrong(self.phase_places[position], message);
         }
     }
 

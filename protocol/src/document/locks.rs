@@ -58,14 +58,19 @@ impl Check<'_> {
     /// length matters, so the longest of each axis stands for all instances.
     pub(super) fn resource(&mut self, node: &Node, text: &str, axes: &[MatrixAxis]) -> bool {
         let mut longest = String::new();
-        for (_, part) in parts(text) {
+        let parts = parts(text);
+        for (index, (start, part)) in parts.iter().enumerate() {
             match part {
                 Part::Text(text) => longest.push_str(text),
                 Part::Reference(Ok(Reference::Matrix(axis))) => {
-                    let values = axes.iter().filter(|known| known.axis == axis).flat_map(|known| &known.values);
+                    let values = axes.iter().filter(|known| known.axis == *axis).flat_map(|known| &known.values);
                     longest.push_str(values.max_by_key(|value| value.len()).map_or("", String::as_str));
                 }
-                Part::Reference(_) | Part::Open => longest.push('x'),
+                // A value that is missing; only `validate` and `plan` come this far with it.
+                Part::Reference(_) | Part::Open => {
+                    let end = parts.get(index + 1).map_or(text.len(), |(next, _)| *next);
+                    longest.push_str(&text[*start..end]);
+                }
             }
         }
         if longest.contains(['*', '?', '[']) {

@@ -18,14 +18,16 @@ const EXCLUDE_WORK_MAX: usize = 20_000_000;
 /// What all matrices of a document add up to.
 #[derive(Debug, Default)]
 pub(super) struct Size {
-    pub runs: usize,
+    runs: usize,
+    /// Values of all axes: what they cost in memory.
+    values: usize,
     combinations: usize,
     exclude_work: usize,
     reported: bool,
 }
 
 /// Reads a task's matrix.
-pub(super) fn axes(report: &mut Report, node: &Node, limits: &Limits) -> Option<Vec<MatrixAxis>> {
+pub(super) fn axes(report: &mut Report, node: &Node, size: &mut Size, limits: &Limits) -> Option<Vec<MatrixAxis>> {
     let entries = read::mapping(report, node, "matrix")?;
     if entries.is_empty() {
         report.wrong(node.place, "the matrix has no axis");
@@ -35,11 +37,11 @@ pub(super) fn axes(report: &mut Report, node: &Node, limits: &Limits) -> Option<
         report.error(node.place, ErrorCode::EpicLimit, format!("the matrix has more than {AXES_MAX} axes"));
         return None;
     }
-    let axes: Vec<_> = entries.iter().filter_map(|entry| axis(report, entry, limits)).collect();
+    let axes: Vec<_> = entries.iter().filter_map(|entry| axis(report, entry, size, limits)).collect();
     (axes.len() == entries.len()).then_some(axes)
 }
 
-fn axis(report: &mut Report, entry: &Entry, limits: &Limits) -> Option<MatrixAxis> {
+fn axis(report: &mut Report, entry: &Entry, size: &mut Size, limits: &Limits) -> Option<MatrixAxis> {
     if !is_word(&entry.key) {
         report.wrong(entry.place, format!("`{}` is no axis name: expected up to 64 of A-Z a-z 0-9 - _", shown(&entry.key)));
         return None;
@@ -47,13 +49,14 @@ fn axis(report: &mut Report, entry: &Entry, limits: &Limits) -> Option<MatrixAxi
     let what = format!("axis `{}`", entry.key);
     let values = match &entry.value.kind {
         Kind::Scalar(scalar) => match scalar.text.split_once("..") {
-            Some((low, high)) => range(report, low, high, entry.value.place, &what, limits)?,
+            Some((low, high)) => range(report, (low, high), entry.value.place, &what, size, limits)?,
             None => {
                 let message = format!("{what} must be a range or a list, not `{}`", shown(&scalar.text));
                 report.error_hint(entry.value.place, ErrorCode::EpicType, message, "write `1..20` or `[a, b]`");
                 return None;
             }
         },
+        Kind::List(items) if !size.add_values(report, entry.value.place, items.len(), limits) => return None,
         Kind::List(items) => listed(report, items, &what)?,
         Kind::Map(_) => {
             report.wrong(entry.value.place, format!("{what} must be a range or a list, not a mapping"));
@@ -67,7 +70,14 @@ fn axis(report: &mut Report, entry: &Entry, limits: &Limits) -> Option<MatrixAxi
     Some(MatrixAxis { axis: entry.key.clone(), values })
 }
 
-fn range(report: &mut Report, low: &str, high: &str, place: Place, what: &str, limits: &Limits) -> Option<Vec<String>> {
+fn range(
+    report: &mut Report,
+    (low, high): (&str, &str),
+    place: Place,
+    what: &str,
+    size: &mut Size,
+    limits: &Limits,
+) -> Option<Vec<String>> {
     let (Ok(low), Ok(high)) = (low.trim().parse::<i64>(), high.trim().parse::<i64>()) else {
         report.error_hint(place, ErrorCode::EpicType, format!("{what} is no range"), "write it as `1..20`, both ends included");
         return None;
@@ -79,6 +89,9 @@ fn range(report: &mut Report, low: &str, high: &str, place: Place, what: &str, l
     let count = high.abs_diff(low).saturating_add(1);
     if count > limits.runs as u64 {
         report.error(place, ErrorCode::EpicLimit, format!("{what} has {count} values; an epic may have {} runs", limits.runs));
+        return None;
+    }
+    if !size.add_values(report, place, count as usize, limits) {
         return None;
     }
     Some((low..=high).map(|value| value.to_string()).collect())
@@ -149,7 +162,7 @@ pub(super) fn excludes(report: &mut Report, node: &Node, axes: &[MatrixAxis]) ->
 }
 
 impl Size {
-    /// Counts a task's runs; a document that is too large is reported once. False: do not expand it.
+    /// Counts a task's runs; a document that is too large is reported once.
     pub(super) fn add(
         &mut self,
         report: &mut Report,
@@ -157,7 +170,7 @@ impl Size {
         axes: &[MatrixAxis],
         excludes: &[BTreeMap<String, String>],
         limits: &Limits,
-    ) -> bool {
+    ) {
         let combinations = axes.iter().fold(1usize, |product, axis| product.saturating_mul(axis.values.len()));
         self.combinations = self.combinations.saturating_add(combinations);
         self.exclude_work = self.exclude_work.saturating_add(combinations.saturating_mul(excludes.len()));
@@ -165,21 +178,28 @@ impl Size {
         let runs = if too_much { combinations } else { combinations - excluded(axes, excludes, combinations) };
         self.runs = self.runs.saturating_add(runs);
         if too_much || self.runs > limits.runs {
-            if !self.reported {
-                self.reported = true;
-                report.error_hint(
-                    place,
-                    ErrorCode::EpicLimit,
-                    format!("with this task the epic has more than {} runs", limits.runs),
-                    "split the epic, or make the matrices smaller",
-                );
-            }
-            return false;
-        }
-        if runs == 0 {
+            self.report(report, place, format!("with this task the epic has more than {} runs", limits.runs));
+        } else if runs == 0 {
             report.wrong(place, "`exclude` leaves no run of the matrix");
         }
-        true
+    }
+
+    /// Counts values before they are made. False: do not make them.
+    fn add_values(&mut self, report: &mut Report, place: Place, count: usize, limits: &Limits) -> bool {
+        self.values = self.values.saturating_add(count);
+        let fits = self.values <= limits.runs.saturating_mul(AXES_MAX);
+        if !fits {
+            self.report(report, place, "the matrices of the epic have too many values".to_owned());
+        }
+        fits
+    }
+
+    /// That the document is too large is said once, and the task where it happened is named.
+    fn report(&mut self, report: &mut Report, place: Place, message: String) {
+        if !self.reported {
+            self.reported = true;
+            report.error_hint(place, ErrorCode::EpicLimit, message, "split the epic, or make the matrices smaller");
+        }
     }
 }
 

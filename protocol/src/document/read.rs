@@ -23,6 +23,10 @@ pub(super) fn fields<'n>(report: &mut Report, node: &'n Node, what: &str, tables
 
 fn unknown_key(report: &mut Report, entry: &Entry, what: &str, tables: &[&[&str]]) {
     let message = format!("{what} has no key `{}`", shown(&entry.key));
+    if report.is_full() {
+        report.error(entry.place, ErrorCode::EpicUnknownKey, message);
+        return;
+    }
     let hint = match entry.key.as_str() {
         "<<" => Some("merge keys are not read; use `defaults` for what all tasks share".to_owned()),
         key => report.suggest(key, tables.iter().flat_map(|table| table.iter().copied())),

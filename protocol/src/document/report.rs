@@ -45,6 +45,11 @@ impl Report {
         self.found
     }
 
+    /// True if further problems are only counted, so that they need no text.
+    pub(super) fn is_full(&self) -> bool {
+        self.problems.len() >= PROBLEMS_MAX
+    }
+
     pub(super) fn error(&mut self, place: Place, code: ErrorCode, message: impl Into<String>) {
         self.push(place, code, message.into(), None);
     }

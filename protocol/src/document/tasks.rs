@@ -47,7 +47,8 @@ impl<'d> Check<'d> {
         let what = format!("task `{}`", shown(&entry.key));
         let listed = read::fields(&mut self.report, &entry.value, &what, &[keys::KINDS, keys::TASK]).unwrap_or_default();
         let fields = Fields { own: listed.iter().map(|entry| (entry.key.as_str(), *entry)).collect(), defaults };
-        let axes = fields.get("matrix").and_then(|node| matrix::axes(&mut self.report, node, &self.options.limits)).unwrap_or_default();
+        let axes =
+            fields.get("matrix").and_then(|node| matrix::axes(&mut self.report, node, size, &self.options.limits)).unwrap_or_default();
         let exclude = self.exclude(&fields, &axes);
         size.add(&mut self.report, entry.place, &axes, &exclude, &self.options.limits);
         let mut refs = References { axes: &axes, all: BTreeSet::new(), outputs: Vec::new() };
@@ -289,7 +290,7 @@ impl<'d> Check<'d> {
         let mut outputs = BTreeMap::new();
         let entries = read::mapping(&mut self.report, node, "outputs").unwrap_or_default();
         self.bounded(node, "outputs", entries.len());
-        for entry in entries {
+        for entry in entries.into_iter().take(ENTRIES_MAX) {
             if !matrix::is_word(&entry.key) {
                 self.report.wrong(entry.place, format!("`{}` is no name of an output", shown(&entry.key)));
                 continue;
@@ -324,7 +325,7 @@ impl<'d> Check<'d> {
         for (layer, node) in layers.into_iter().enumerate().filter_map(|(layer, node)| node.map(|node| (layer, node))) {
             let entries = read::mapping(&mut self.report, node, "env").unwrap_or_default();
             self.bounded(node, "env", entries.len());
-            for entry in entries {
+            for entry in entries.into_iter().take(ENTRIES_MAX) {
                 if layer == 0 && own.contains(entry.key.as_str()) {
                     continue;
                 }

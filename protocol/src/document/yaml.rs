@@ -407,6 +407,17 @@ impl Scalar {
 }
 
 impl Node {
+    /// Roughly what a copy takes in memory, in bytes. Depth is bounded by the parser.
+    pub(super) fn cost(&self) -> usize {
+        const NODE_BYTES: usize = 64;
+        let inside: usize = match &self.kind {
+            Kind::Scalar(scalar) => scalar.text.len(),
+            Kind::List(items) => items.iter().map(Self::cost).sum(),
+            Kind::Map(entries) => entries.iter().map(|entry| entry.key.len() + entry.value.cost()).sum(),
+        };
+        NODE_BYTES + inside
+    }
+
     /// True for `null`, `~` and nothing at all.
     pub(super) fn is_null(&self) -> bool {
         matches!(&self.kind, Kind::Scalar(scalar) if scalar.class == Class::Null)
