@@ -25,7 +25,7 @@ mutants: ## Takes one safeguard out at a time; the simulation has to notice each
 	cargo run --release -p amphi-tests --features mutants --bin simulate -- --mutants
 
 simulate: ## The seeded simulation: SEEDS=100000 FROM=0
-	cargo run --release -p amphi-tests --bin simulate -- --seeds $(SEEDS) --from $(FROM)
+	cargo run --release -p amphi-tests --bin simulate -- --seeds $(FROM)..$$(($(FROM) + $(SEEDS)))
 
 faults: setup ## kill -9 of node, `up` and nats-server at random instants: RUNS=50
 	cargo build --locked --bins

@@ -62,7 +62,7 @@ stage_unit() {
 
 stage_simulation() {
     title simulation "$seeds seeds: faults at any step, every law after each"
-    counted simulation cargo run --locked -p amphi-tests --bin simulate -- --seeds "$seeds"
+    counted simulation cargo run --locked -p amphi-tests --bin simulate -- --seeds "0..$seeds"
 }
 
 stage_e2e() {
