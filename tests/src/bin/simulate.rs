@@ -1,6 +1,6 @@
 //! Plays seeds of the simulation and prints what they reached.
 //!
-//! `simulate [--seeds A..B] [--steps N] [--seed N] [--trace] [--mutant NAME | --mutants]`. Exits 1 if a law was broken or a name of the
+//! `simulate [--seeds A..B | --seeds N [--from A]] [--steps N] [--seed N] [--trace] [--mutant NAME | --mutants]`. Exits 1 if a law was broken or a name of the
 //! table was never reached; with a mutant, if it was not noticed.
 
 use std::process::ExitCode;

@@ -48,6 +48,7 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     let played = catch_unwind(AssertUnwindSafe(|| World::new(seed, options).play()));
     played.unwrap_or_else(|_| Outcome {
         seed,
+        steps_asked: options.steps,
         steps: 0,
         commits: 0,
         tally: Tally::default(),

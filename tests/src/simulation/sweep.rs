@@ -11,6 +11,7 @@ pub const SEEDS: Range<u64> = 0..10_000;
 /// Steps with faults of each of them.
 pub const STEPS: u64 = 240;
 /// Seeds within which a planted defect must be noticed.
+#[cfg(feature = "mutants")]
 const MUTANT_SEEDS: u64 = 500;
 const THREADS: usize = 2;
 
@@ -34,16 +35,19 @@ impl Command {
     /// Reads the arguments; the error says what is wrong.
     pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut command = Self::default();
-        let mut arguments = arguments;
+        let (mut arguments, mut from) = (arguments, 0);
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
             let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is no number"));
             match argument.as_str() {
                 "--seeds" => {
                     let text = value()?;
-                    let (from, to) = text.split_once("..").ok_or_else(|| format!("{text:?} is no range: expected A..B"))?;
-                    command.seeds = number(from)?..number(to)?;
+                    command.seeds = match text.split_once("..") {
+                        Some((from, to)) => number(from)?..number(to)?,
+                        None => 0..number(&text)?,
+                    };
                 }
+                "--from" => from = number(&value()?)?,
                 "--seed" => {
                     let seed = number(&value()?)?;
                     command.seeds = seed..seed + 1;
@@ -56,6 +60,7 @@ impl Command {
                 other => return Err(format!("unknown argument {other:?}")),
             }
         }
+        command.seeds = command.seeds.start + from..command.seeds.end + from;
         Ok(command)
     }
 }
@@ -142,7 +147,8 @@ impl Report {
 /// The line that plays a failure again.
 pub fn replay_line(outcome: &Outcome) -> String {
     let words = outcome.violation.as_deref().unwrap_or("no violation");
-    format!("seed {}: {words}\n  cargo run -p amphi-tests --bin simulate -- --seed {}", outcome.seed, outcome.seed)
+    let steps = if outcome.steps_asked == STEPS { String::new() } else { format!(" --steps {}", outcome.steps_asked) };
+    format!("seed {}: {words}\n  cargo run -p amphi-tests --bin simulate -- --seed {}{steps}", outcome.seed, outcome.seed)
 }
 
 /// Does what the command line asks for.

@@ -29,6 +29,8 @@ pub(super) const WALL: u64 = 1_767_225_600_000;
 pub struct Outcome {
     /// Its seed.
     pub seed: u64,
+    /// Steps with faults that were asked for: they are part of the history.
+    pub steps_asked: u64,
     /// Events taken.
     pub steps: u64,
     /// Records in the journal.
@@ -191,7 +193,14 @@ impl World {
         {
             self.violated(&violation);
         }
-        Outcome { seed: self.seed, steps: self.step, commits: self.journal.len(), tally: self.tally, violation: self.violation }
+        Outcome {
+            seed: self.seed,
+            steps_asked: self.options.steps,
+            steps: self.step,
+            commits: self.journal.len(),
+            tally: self.tally,
+            violation: self.violation,
+        }
     }
 
     fn take_next(&mut self) {
