@@ -82,9 +82,9 @@ impl Planting<'_> {
     fn root(&self) -> SupervisorSpec {
         let mut children = vec![self.bus_link()];
         if self.spec.seat {
-            children.extend([self.seat(), self.inputs_door(), self.heartbeats_door()]);
+            // The gateway asks the Manager in its own process, so it stands where a seat is.
+            children.extend([self.seat(), self.inputs_door(), self.heartbeats_door(), self.gateway()]);
         }
-        children.push(self.gateway());
         let (pools, agents) = self.pools();
         children.push(self.desk(agents));
         children.push(self.commands_door());
