@@ -194,16 +194,20 @@ impl Fleet {
         self.set_state(id, state);
     }
 
-    /// True if the news is older than what is known of the agent: sent again, or overtaken.
-    ///
-    /// A restart raises the count, except that a supervisor which was itself restarted counts from 0 again.
+    /// True if the news is not newer than what is known of the agent: sent again, or overtaken. Within a life of its node an agent is
+    /// up, goes down, may be given up, and is up again with one more restart.
     pub fn is_old_news(agent: &Agent, life: AgentLife, restarts: u32) -> bool {
-        let alive = matches!(agent.state, AgentState::Idle | AgentState::Busy(_));
-        match life {
-            AgentLife::Up => restarts == agent.restarts && (alive || restarts > 0),
-            AgentLife::Down => restarts < agent.restarts || !alive,
-            AgentLife::Quarantined => restarts < agent.restarts || agent.state == AgentState::Quarantined,
-        }
+        let step = |life| match life {
+            AgentLife::Up => 0,
+            AgentLife::Down => 1,
+            AgentLife::Quarantined => 2,
+        };
+        let known = match agent.state {
+            AgentState::Idle | AgentState::Busy(_) => AgentLife::Up,
+            AgentState::Down | AgentState::Gone => AgentLife::Down,
+            AgentState::Quarantined => AgentLife::Quarantined,
+        };
+        (restarts, step(life)) <= (agent.restarts, step(known))
     }
 
     /// An attempt begins.
