@@ -118,11 +118,11 @@ mod tests {
 
     #[test]
     fn a_submission_carries_what_the_server_cannot_know() {
-        let document = Document { name: "a/b.epic.yaml".into(), text: "version: 1\n".into(), base: "/work/a".into() };
+        let document = Document { name: "a/b.epic.yaml".into(), text: "version: 1\n".into(), base: "/home/me/a".into() };
         let body = envelope(&document, &["n=3".to_owned(), "t=a=b".to_owned()], Some("k")).expect("a body");
         assert_eq!(
             body,
-            json!({"document": "version: 1\n", "inputs": {"n": "3", "t": "a=b"}, "workspace_base": "/work/a", "file": "a/b.epic.yaml", "id": "k"})
+            json!({"document": "version: 1\n", "inputs": {"n": "3", "t": "a=b"}, "workspace_base": "/home/me/a", "file": "a/b.epic.yaml", "id": "k"})
         );
     }
 

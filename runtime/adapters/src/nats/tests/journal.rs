@@ -1,3 +1,5 @@
+//! The journal on a real server: compare-and-set, kills, lost acks, damage.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

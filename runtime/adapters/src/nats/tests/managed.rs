@@ -1,3 +1,5 @@
+//! The server that `up` runs: kept alive, ended, found again.
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;

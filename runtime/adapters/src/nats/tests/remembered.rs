@@ -1,3 +1,5 @@
+//! What a node remembers of a journal, on disk.
+
 use amphi_protocol::ids::{CommitIndex, ShardId};
 
 use super::super::{Remembered, RememberedWriter};

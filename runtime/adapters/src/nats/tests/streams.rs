@@ -1,3 +1,5 @@
+//! Events, output, objects and the bus on a real server.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
