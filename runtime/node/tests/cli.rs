@@ -71,7 +71,8 @@ async fn a_submission_is_sent_again_under_the_same_key_until_it_is_answered() {
     assert_eq!((ended.code, ended.lines()), (0, vec![json!({"epic": "e-1", "duplicate": true})]), "{ended:?}");
     let asked = cluster.asked("epic.submit");
     let keys: Vec<&Option<String>> = asked.iter().map(|(_, id)| id).collect();
-    assert!(asked.len() == 3 && keys[0].is_some() && keys.iter().all(|key| *key == keys[0]), "{asked:?}");
+    // More than three times if an answer took longer than a request may.
+    assert!(asked.len() >= 3 && keys[0].is_some() && keys.iter().all(|key| *key == keys[0]), "{asked:?}");
     assert_eq!(asked[0].0["workspace_base"], json!(cluster.data));
     assert_eq!(asked[0].0["document"], json!(EPIC));
     cluster.stop().await;
