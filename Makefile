@@ -7,7 +7,7 @@ SHELL := /bin/bash
 # How many seeds `make simulate` tries, from which on, and how many kills `make faults` does.
 SEEDS ?= 100000
 FROM ?= 0
-RUNS ?= 50
+RUNS ?= 60
 
 help: ## Lists the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -27,7 +27,7 @@ mutants: ## Takes one safeguard out at a time; the simulation has to notice each
 simulate: ## The seeded simulation: SEEDS=100000 FROM=0
 	cargo run --release -p amphi-tests --bin simulate -- --seeds $(FROM)..$$(($(FROM) + $(SEEDS)))
 
-faults: setup ## kill -9 of node, `up` and nats-server at random instants: RUNS=50
+faults: setup ## kill -9 of node, `up` and nats-server at random instants: RUNS=60
 	cargo build --locked --bins
 	AMPHI_BIN="$$(scripts/target-dir.sh)/debug/amphi" .tools/venv/bin/python tests/faults/kill_proof.py --runs $(RUNS)
 

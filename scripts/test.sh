@@ -7,7 +7,7 @@ set -uo pipefail
 cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 seeds=${SIMULATE_SEEDS:-10000}
-kills=${KILL_RUNS:-6}
+kills=${KILL_RUNS:-8}
 target=$(scripts/target-dir.sh) || exit 1
 logs=$target/test-logs
 export PATH="$PWD/.tools/bin:$PATH"
