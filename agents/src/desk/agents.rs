@@ -84,6 +84,8 @@ impl DeskState {
         if (slot.life, slot.restarts) == (AgentLife::Up, restarts) {
             return;
         }
+        // The count only grows in a life of the node, also where the supervisor itself was started again and counts anew.
+        let restarts = if slot.life == AgentLife::Up { restarts } else { restarts.max(slot.restarts + 1) };
         (slot.life, slot.restarts) = (AgentLife::Up, restarts);
         if self.drain.is_some() {
             return;
