@@ -19,8 +19,8 @@ use amphi_protocol::api::{ApiError, ErrorBody, ErrorCode};
 use amphi_protocol::document::Catalog;
 use amphi_protocol::ids::ShardId;
 use amphi_protocol::subjects;
-use async_nats::service::ServiceExt as _;
-use async_nats::{Client, HeaderMap, HeaderValue, Message};
+use async_nats::service::{self, ServiceExt as _};
+use async_nats::{Client, HeaderMap, HeaderValue};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -118,7 +118,7 @@ impl Gateway {
                     let Ok(permit) = at_once.clone().acquire_owned().await else { return };
                     let gateway = gateway.clone();
                     tokio::spawn(async move {
-                        gateway.answer(*verb, request.message).await;
+                        gateway.answer(*verb, request).await;
                         drop(permit);
                     });
                 }
@@ -128,15 +128,18 @@ impl Gateway {
         Ok(())
     }
 
-    async fn answer(self: Arc<Self>, verb: Verb, message: Message) {
-        let Some(reply) = message.reply.clone() else { return };
-        let request = Request::new(message);
+    async fn answer(self: Arc<Self>, verb: Verb, asked: service::Request) {
+        if asked.message.reply.is_none() {
+            return;
+        }
+        let request = Request::new(&asked.message);
         // A verb that panics must not leave its asker waiting, nor take the gateway with it.
         let work = tokio::spawn(verb(self.clone(), request));
         let answer =
             work.await.unwrap_or_else(|_| Err(ApiError::new(ErrorCode::Internal, "the request made the gateway fail; the log says why")));
         let (headers, body) = render(answer);
-        if let Err(error) = self.client.publish_with_headers(reply, headers, body).await {
+        // The library counts what it sends itself; an error of its own would have no body, so errors go the same way.
+        if let Err(error) = asked.respond_with_headers(Ok(body), headers).await {
             tracing::debug!(%error, "a reply could not be sent");
         }
     }

@@ -92,9 +92,9 @@ pub async fn logs(gateway: Arc<Gateway>, request: Request) -> Answer {
     let (epic, task) = (fields.epic()?, fields.task()?.to_owned());
     let (run, attempt) = (fields.number_if_any("run")?, fields.number_if_any("attempt")?);
     let after = fields.number_if_any("after")?.unwrap_or(0);
-    let unknown = task_not_found(&epic, &task);
     let (id, key) = (epic.clone(), task.clone());
-    let view = gateway.manager.read(move |at| at.state.task(&id, &key)).await?.ok_or(unknown)?;
+    let (known, view) = gateway.manager.read(move |at| (at.state.epic(&id).is_some(), at.state.task(&id, &key))).await?;
+    let view = view.ok_or_else(|| if known { task_not_found(&epic, &task) } else { not_found(&epic) })?;
     let number = |given: Option<u64>, last: u32| given.map_or(last, |given| u32::try_from(given).unwrap_or(u32::MAX));
     let (run, attempt) = (number(run, view.run), number(attempt, view.attempt));
     let chunks = gateway.output.read_output(&epic, &task, run, attempt).await.map_err(|error| {
