@@ -136,18 +136,20 @@ impl Observer {
         *starts += 1;
         let starts = *starts;
         self.hold("S9", starts == 1 || !once, || format!("{attempt} is `retry: 0` and starts for the {starts}. time"));
-        let rival = self.running.values().find(|other| self.excludes(&locks, other)).map(|other| other.attempt.clone());
+        let rival = self.running.values().find(|other| self.excludes((attempt, &locks), other)).map(|other| other.attempt.clone());
         self.hold("S7", rival.is_none(), || format!("{attempt} and {rival:?} run side by side at {now} ms under an exclusive lock"));
         self.running.insert(pid, Running { attempt: attempt.clone(), locks });
     }
 
-    /// Two writers never; a reader that was given up as lost is not fenced and may still run beside a writer.
-    fn excludes(&self, locks: &[(String, LockMode)], other: &Running) -> bool {
+    /// Two writers never; a reader that was given up as lost is not fenced and may still run, or even begin, beside a writer.
+    fn excludes(&self, (attempt, locks): (&AttemptRef, &[(String, LockMode)]), other: &Running) -> bool {
         let counts = |attempt: &AttemptRef| self.assigned.get(attempt).is_some_and(|assigned| assigned.open);
+        let both_count = counts(attempt) && counts(&other.attempt);
         locks.iter().any(|(resource, mode)| {
             other.locks.iter().any(|(held, how)| {
                 let both_write = (*mode, *how) == (LockMode::Write, LockMode::Write);
-                held == resource && (both_write || ((*mode == LockMode::Write || *how == LockMode::Write) && counts(&other.attempt)))
+                let one_writes = *mode == LockMode::Write || *how == LockMode::Write;
+                held == resource && (both_write || (one_writes && both_count))
             })
         })
     }
