@@ -86,7 +86,9 @@ pub async fn up(global: &Global, args: UpArgs) -> Result<u8, Failure> {
 fn team(global: &Global, args: &UpArgs) -> Result<TeamConfig, Failure> {
     let folder = std::env::current_dir().map_err(|error| Failure::usage(format!("there is no working folder: {error}")))?;
     let nats = global.nats.iter().map(|url| FlagValue { path: "cluster.nats".into(), flag: "--nats".into(), value: url.clone() });
-    let sources = Sources { environment: Environment::capture(), flags: nats.collect(), file: args.config.clone(), folder };
+    // The variable tells clients where their cluster is; whoever has it set and starts another cluster must not join that one.
+    let environment = Environment::capture().without("AMPHI_NATS_URL");
+    let sources = Sources { environment, flags: nats.collect(), file: args.config.clone(), folder };
     let loaded = load(&sources).map_err(|error| Failure::from(error.to_api()))?;
     for warning in &loaded.warnings {
         let place = warning.file.as_ref().map_or(String::new(), |file| format!("{file}:{}:{}: ", warning.line, warning.column));
