@@ -66,8 +66,8 @@ pub(super) fn check_epic(epic: &Epic) -> Result<(), Violation> {
         let kept = (&epic.phase_open, &epic.phase_bad);
         format!("phases of {} are kept as {kept:?}, and are {:?}", epic.id, (&phase_open, &phase_bad))
     })?;
-    for task in 0..epic.tasks.len() {
-        check_task(epic, task, &tallies[task], &ends, (&phase_open, &phase_bad))?;
+    for (task, tally) in tallies.iter().enumerate() {
+        check_task(epic, task, tally, &ends, (&phase_open, &phase_bad))?;
     }
     for (i, instance) in (0u32..).zip(&epic.instances) {
         if let InstanceState::Open(_) = instance.state {
