@@ -1,5 +1,7 @@
 //! The work of one transition does not grow with the epic: nodes looked at and allocations, from 100 to 100,000 tasks.
 
+#![allow(clippy::unwrap_used, reason = "the names of the fixtures are valid")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -579,7 +579,7 @@ impl World {
         self.after(TICK_MS, Event::NodeTicks { node, life });
         self.nodes[node].ticks += 1;
         let it = &self.nodes[node];
-        if it.ticks % 3 != 0 || !matches!(it.membership, Membership::Joined { .. }) {
+        if !it.ticks.is_multiple_of(3) || !matches!(it.membership, Membership::Joined { .. }) {
             return;
         }
         let progressed = self.processes.moving(node, life);
