@@ -30,6 +30,7 @@ simulate: ## The seeded simulation: SEEDS=100000 FROM=0
 faults: setup ## kill -9 of node, `up` and nats-server at random instants: RUNS=60
 	cargo build --locked --bins
 	AMPHI_BIN="$$(scripts/target-dir.sh)/debug/amphi" .tools/venv/bin/python tests/faults/kill_proof.py --runs $(RUNS)
+	AMPHI_BIN="$$(scripts/target-dir.sh)/debug/amphi" .tools/venv/bin/python tests/faults/guards.py
 
 clean: ## Removes what was built and fetched
 	cargo clean

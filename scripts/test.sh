@@ -79,8 +79,10 @@ stage_e2e() {
 }
 
 stage_faults() {
-    title faults "$kills kills of node, \`up\` and nats-server at random instants"
-    counted faults "$python" tests/faults/kill_proof.py --runs "$kills"
+    title faults "$kills kills of node, \`up\` and nats-server at random instants; nothing outlives its attempt"
+    counted judge "$python" tests/faults/test_judge.py
+    counted kills "$python" tests/faults/kill_proof.py --runs "$kills"
+    counted guards "$python" tests/faults/guards.py
 }
 
 stages=("$@")

@@ -152,15 +152,20 @@ class Proof:
         began = time.monotonic()
         histories, verdicts, wrong_ends = {}, [], []
         failed_by_person = {epic for epic, verdict in self.resolved.values() if verdict == "failed"}
-        for epic in self.epics:
+        at_once = asyncio.Semaphore(3)
+
+        async def read(epic):
             state, wanted = self.states.get(epic), "failed" if epic in failed_by_person else "succeeded"
             if state != wanted:
                 wrong_ends.append(f"{epic} is {state}, expected {wanted}")
-            histories[epic] = History(epic, await self.client.all("epic.events", "events", {"epic": epic}, timeout=60))
-            verdict = await self.client.ask("epic.verify", {"epic": epic}, timeout=60)
+            async with at_once:
+                histories[epic] = History(epic, await self.client.all("epic.events", "events", {"epic": epic}, timeout=60))
+                verdict = await self.client.ask("epic.verify", {"epic": epic}, timeout=60)
             if verdict.get("ok") is not True:
                 laws = [law for law in verdict.get("laws", []) if law["result"] == "violated"]
                 verdicts.append(f"{epic}: {laws or verdict}")
+
+        await asyncio.gather(*(read(epic) for epic in self.epics))
         seen = Evidence(Ledger(self.ledger), self.epics, histories)
         strangers = [f"{epic} was never acknowledged to anybody" for epic in self.states if epic not in self.epics]
         missing = [f"{epic} ({self.epics[epic].key}) is not listed" for epic in self.epics if epic not in self.states]

@@ -1,0 +1,294 @@
+"""Nothing outlives its attempt: kill -9 and SIGSTOP of the node, of `up` and of a guard, with tasks that try to survive.
+
+    .tools/venv/bin/python tests/faults/guards.py [CASE…] [--keep]
+
+Each case is a cluster of its own with one epic whose first task is wild.py. The last line is `N passed, N failed`.
+"""
+import argparse
+import asyncio
+import os
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+from pathlib import Path
+
+from client import Client, Refused, Unanswered
+from cluster import Cluster, ClusterError, alive, command_line, marked, stat, until
+
+WILD = Path(__file__).resolve().with_name("wild.py")
+# The promise: within this, in seconds, nothing of a task is left.
+DEAD_WITHIN = 10
+AT_ONCE = 3
+# wild.py itself and one process of each kind.
+WILD_PROCESSES = 8
+
+
+class Stage:
+    """A cluster on which a wild task runs."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.cluster = Cluster(folder)
+        self.client = Client(self.cluster)
+        self.mark = f"wild-{uuid.uuid4().hex}"
+        self.note = folder / "wild"
+        self.epic = None
+        self.stopped = []
+        self.took = None
+
+    async def rise(self):
+        self.cluster.start()
+        self.ready = await self.cluster.until_ready()
+        self.node, self.nats = self.ready["nodes"][0]["pid"], self.ready["nats_pid"]
+        self.up = self.cluster.up.pid
+        words = " ".join(shlex.quote(str(word)) for word in (sys.executable, WILD, self.mark, self.note))
+        tasks = {
+            "wild": {"run": f"exec {words}", "locks": {"write": ["res/wild"]}},
+            "plain": {"run": "sleep 1"},
+            "after": {"needs": ["wild", "plain"], "run": "echo done", "locks": {"write": ["res/wild"]}},
+        }
+        answer = await self.client.ask("epic.submit", {"document": {"version": 1, "name": "wild", "tasks": tasks}, "id": self.mark})
+        self.epic = answer["epic"]
+        await until("the wild task is all there", self.note.exists, 60)
+        self.task = int(self.note.read_text().split()[0])
+        self.guard = next(pid for pid in self.ancestors(self.task) if "guard" in command_line(pid))
+        # One of them hops, so a single look may miss it.
+        await until("all processes of the task are seen", lambda: len(self.wild()) >= WILD_PROCESSES, 10, 0.02)
+        self.began = time.monotonic()
+
+    @staticmethod
+    def ancestors(pid):
+        while pid > 1 and (now := stat(pid)):
+            pid = now[1]
+            yield pid
+
+    def wild(self):
+        """Living processes of the first attempt."""
+        return marked(f"{self.mark}.1.") + ([self.task] if alive(self.task) else [])
+
+    def stop(self, pid):
+        os.kill(pid, signal.SIGSTOP)
+        self.stopped.append(pid)
+
+    def go_on(self):
+        for pid in self.stopped:
+            if alive(pid):
+                os.kill(pid, signal.SIGCONT)
+        self.stopped = []
+
+    async def tree_is_dead(self):
+        """Nothing of it is alive within 10 s of the fault, and nothing comes back."""
+        await until(f"no process of the task is alive ({self.wild()})", lambda: not self.wild(), DEAD_WITHIN - (time.monotonic() - self.began))
+        self.took = time.monotonic() - self.began
+        # Whoever hops from process to process is seen at least once in this time.
+        for _ in range(10):
+            await asyncio.sleep(0.05)
+            if wild := self.wild():
+                raise ClusterError(f"processes of the task came back: {wild}")
+
+    async def are_dead(self, *pids):
+        left = DEAD_WITHIN - (time.monotonic() - self.began)
+        await until(f"{pids} are dead", lambda: not any(alive(pid) for pid in pids), left)
+
+    async def ends(self, wanted="succeeded", within=90):
+        """The epic ends so, and its journal holds every law."""
+        end, state = time.monotonic() + within, None
+        while time.monotonic() < end:
+            state = (await self.client.ask("epic.get", {"epic": self.epic}))["state"]
+            if state in ("succeeded", "failed", "cancelled"):
+                break
+            await asyncio.sleep(0.2)
+        if state != wanted:
+            raise ClusterError(f"{self.epic} is {state} after {within} s, expected {wanted}")
+        verdict = await self.client.ask("epic.verify", {"epic": self.epic}, timeout=30)
+        if verdict.get("ok") is not True:
+            raise ClusterError(f"laws are violated: {[law for law in verdict['laws'] if law['result'] == 'violated']}")
+
+    async def fall(self):
+        """Ends everything; never raises."""
+        self.go_on()
+        try:
+            await self.client.close()
+            await self.cluster.stop(45)
+        except ClusterError:
+            pass
+        # What a failed case has left; all of it carries our mark.
+        for pid in marked(self.mark):
+            if stat(pid) and pid != os.getpid():
+                os.kill(pid, signal.SIGKILL)
+
+
+async def node_killed(stage):
+    """kill -9 of the node: its tasks die, another node goes on, the epic ends well"""
+    os.kill(stage.node, signal.SIGKILL)
+    await stage.tree_is_dead()
+    await stage.ends()
+
+
+async def node_stopped(stage):
+    """SIGSTOP of the node: its tasks die; after SIGCONT the cluster goes on, the epic ends well"""
+    stage.stop(stage.node)
+    await stage.tree_is_dead()
+    stage.go_on()
+    await stage.ends()
+
+
+async def up_killed(stage):
+    """kill -9 of `up`: node, NATS and tasks end within 10 s; a later `up` takes the epic to its end"""
+    os.kill(stage.up, signal.SIGKILL)
+    await stage.tree_is_dead()
+    await stage.are_dead(stage.node, stage.nats)
+    stage.cluster.up.wait()
+    stage.cluster.start()
+    await stage.cluster.until_ready()
+    await stage.ends()
+
+
+async def up_killed_and_started_at_once(stage):
+    """kill -9 of `up` and a new one at once on the same data: it comes up, the old processes end, the epic ends well"""
+    os.kill(stage.up, signal.SIGKILL)
+    stage.cluster.up.wait()
+    stage.cluster.start()
+    await stage.tree_is_dead()
+    await stage.are_dead(stage.node, stage.nats)
+    await stage.cluster.until_ready()
+    await stage.ends()
+
+
+async def up_stopped(stage):
+    """SIGSTOP of `up`: work goes on without it; after SIGCONT a kill -9 of the node is healed as ever"""
+    stage.stop(stage.up)
+    other = {"version": 1, "name": "other", "tasks": {"one": {"run": "true"}}}
+    epic = (await stage.client.ask("epic.submit", {"document": other}))["epic"]
+    for _ in range(100):
+        state = (await stage.client.ask("epic.get", {"epic": epic}))["state"]
+        if state == "succeeded":
+            break
+        await asyncio.sleep(0.2)
+    if state != "succeeded":
+        raise ClusterError(f"an epic is {state} while `up` is stopped")
+    os.kill(stage.node, signal.SIGKILL)
+    stage.began = time.monotonic()
+    await stage.tree_is_dead()
+    stage.go_on()
+    await stage.ends()
+
+
+async def guard_killed(stage):
+    """kill -9 of a guard: its tree dies, the attempt is lost, the next one ends well"""
+    os.kill(stage.guard, signal.SIGKILL)
+    await stage.tree_is_dead()
+    await stage.ends()
+
+
+async def guard_stopped_and_cancelled(stage):
+    """SIGSTOP of a guard: a cancel ends the tree within 10 s all the same"""
+    stage.stop(stage.guard)
+    await stage.client.ask("epic.cancel", {"epic": stage.epic})
+    await stage.tree_is_dead()
+    await stage.ends("cancelled")
+
+
+async def guard_stopped_and_node_killed(stage):
+    """SIGSTOP of a guard, kill -9 of the node: the next life of the node ends the tree, the epic ends well"""
+    stage.stop(stage.guard)
+    os.kill(stage.node, signal.SIGKILL)
+    await stage.tree_is_dead()
+    await stage.ends()
+
+
+async def node_and_guard_killed(stage):
+    """kill -9 of node and guard together: nothing of the tree is left"""
+    os.kill(stage.guard, signal.SIGKILL)
+    os.kill(stage.node, signal.SIGKILL)
+    await stage.tree_is_dead()
+    await stage.ends()
+
+
+async def node_stopped_and_up_killed(stage):
+    """SIGSTOP of the node, kill -9 of `up`: the stopped node ends too, a new `up` goes on"""
+    stage.stop(stage.node)
+    os.kill(stage.up, signal.SIGKILL)
+    stage.cluster.up.wait()
+    await stage.tree_is_dead()
+    await stage.are_dead(stage.node, stage.nats)
+    stage.cluster.start()
+    await stage.cluster.until_ready()
+    await stage.ends()
+
+
+async def second_up(stage):
+    """a second `up` on the same data exits 5 and disturbs nobody; two TERMs end the first at once, with all tasks"""
+    other = Cluster(stage.folder / "second")
+    other.folder.mkdir()
+    other.data = stage.cluster.data
+    other.start()
+    code = await other.ended(30)
+    if code != 5:
+        raise ClusterError(f"the second `up` ended with {code}, expected 5: {other.log.read_text()[-500:]}")
+    if stage.cluster.ready() != stage.ready:
+        raise ClusterError(f"the first `up` was {stage.ready} and is {stage.cluster.ready()}")
+    stage.began = time.monotonic()
+    os.kill(stage.up, signal.SIGTERM)
+    await asyncio.sleep(1)
+    if stage.cluster.up.poll() is not None:
+        raise ClusterError("`up` did not wait for the running task after one TERM")
+    os.kill(stage.up, signal.SIGTERM)
+    await stage.cluster.ended(5)
+    await stage.tree_is_dead()
+    await stage.are_dead(stage.node, stage.nats)
+
+
+CASES = [
+    node_killed, node_stopped, up_killed, up_killed_and_started_at_once, up_stopped, guard_killed, guard_stopped_and_cancelled,
+    guard_stopped_and_node_killed, node_and_guard_killed, node_stopped_and_up_killed, second_up,
+]
+
+
+async def play(case, folder, at_once):
+    async with at_once:
+        folder.mkdir()
+        stage, began = Stage(folder), time.monotonic()
+        try:
+            await stage.rise()
+            await case(stage)
+            problem = None
+        except (ClusterError, Unanswered, Refused, OSError, StopIteration, asyncio.TimeoutError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        except Exception:  # a mistake of the case itself: shown whole, and the others go on
+            problem = traceback.format_exc()
+        await stage.fall()
+        dead = "" if stage.took is None else f"dead after {stage.took:.1f} s, "
+        print(f"{'FAIL' if problem else 'ok  '} {case.__name__} ({dead}in all {time.monotonic() - began:.0f} s): {case.__doc__}", flush=True)
+        if problem:
+            print(f"       {problem}", flush=True)
+        return problem is None
+
+
+async def play_all(cases, folder):
+    at_once = asyncio.Semaphore(AT_ONCE)
+    return await asyncio.gather(*(play(case, folder / case.__name__, at_once) for case in cases))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", choices=[[], *(case.__name__ for case in CASES)])
+    parser.add_argument("--keep", action="store_true")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="amphi-guards-"))
+    results = asyncio.run(play_all([case for case in CASES if case.__name__ in (options.cases or [case.__name__])], folder))
+    if all(results) and not options.keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        print(f"everything is kept in {folder}")
+    print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
+    sys.exit(0 if all(results) else 1)
+
+
+if __name__ == "__main__":
+    main()
