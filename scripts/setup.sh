@@ -13,7 +13,7 @@ want() { say "$1"; missing=1; }
 
 command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null \
     || want "a C compiler is missing (crates with C code need one): install gcc or clang, for instance 'apt-get install gcc libc6-dev'"
-command -v cargo >/dev/null || want "cargo is missing: install Rust from https://rustup.rs"
+command -v cargo >/dev/null || want "cargo is missing: install Rust with rustup"
 if command -v python3 >/dev/null; then
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || want "python3 is older than 3.9"
     python3 -c 'import pip' 2>/dev/null || python3 -c 'import ensurepip' 2>/dev/null \

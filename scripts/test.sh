@@ -62,12 +62,14 @@ stage_unit() {
 
 stage_simulation() {
     title simulation "$seeds seeds: faults at any step, every law after each"
-    counted simulation cargo run --locked -p amphi-tests --bin simulate -- --seeds "0..$seeds"
+    # The whole workspace at once: one package alone would get other features, and with them everything below it built again.
+    counted build-simulation cargo build --workspace --locked --bins
+    counted simulation "$target/debug/simulate" --seeds "0..$seeds"
 }
 
 stage_e2e() {
     title e2e "the program from outside: command line, plain NATS from Python"
-    counted build cargo build --locked --bins
+    counted build cargo build --workspace --locked --bins
     local found=0 file
     for file in tests/e2e/test_*.py; do
         [ -e "$file" ] || continue
