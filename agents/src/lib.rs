@@ -16,8 +16,8 @@ pub mod specialist;
 
 pub use desk::{Desk, DeskArguments, DeskHandle, DeskMessage, DeskSettings, DeskSnapshot};
 pub use jobs::Jobs;
-pub use manager::{Manager, ManagerArguments, ManagerHandle};
 pub use link::{BusLeaderLink, LeaderLink, LeaderReply, LinkError, Verdict};
+pub use manager::{Manager, ManagerArguments, ManagerHandle};
 pub use registry::AgentRegistry;
 pub use role::RoleProfile;
 pub use specialist::{Specialist, SpecialistArguments, SpecialistMessage};

@@ -1,6 +1,8 @@
 //! The Manager's shell, against a journal in memory: what is acknowledged is stored, doubt publishes the same bytes again, a foreign
 //! record deposes, an input that makes the core fail is refused and the rest goes on.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "manager/fakes.rs"]
 mod fakes;
 
@@ -85,7 +87,10 @@ async fn an_input_that_makes_the_core_fail_is_refused_and_the_rest_goes_on() {
     // Past the door no such graph exists; a defect elsewhere could still send one.
     let poison = || submission("poison", vec![task("a", vec![77])]);
     let answer = stage.manager.take(poison()).await;
-    assert!(matches!(&answer, Ok(Answer::Refused(Refusal::Error(error))) if error.hint.as_deref().unwrap().contains("dead-letter-")), "{answer:?}");
+    assert!(
+        matches!(&answer, Ok(Answer::Refused(Refusal::Error(error))) if error.hint.as_deref().unwrap().contains("dead-letter-")),
+        "{answer:?}"
+    );
     stage.leads_again().await;
     assert!(matches!(stage.manager.take(good("next")).await.unwrap(), Answer::Committed { .. }));
     // Sent again, it is refused without another fall.

@@ -48,7 +48,9 @@ pub enum BootError {
     #[error("the journal does not hold together")]
     Follow(#[from] FollowError),
     /// The journal is not the one that this node knows.
-    #[error("this node remembers commit {index} of the journal, which {found}: an old backup was restored or a disk was lost; nothing is started on it")]
+    #[error(
+        "this node remembers commit {index} of the journal, which {found}: an old backup was restored or a disk was lost; nothing is started on it"
+    )]
     Replaced {
         /// The commit remembered.
         index: u64,

@@ -72,7 +72,9 @@ async fn deliver(bus: Arc<dyn MessageBus>, node: NodeId, mut letters: mpsc::Rece
             Ok(answer) => match codec::decode::<NodeAnswer>(&answer.body) {
                 Ok(NodeAnswer::Confirmed) => {}
                 // The new life joins by itself; what was meant for the old one is void.
-                Ok(NodeAnswer::OtherIncarnation { .. } | NodeAnswer::OldEpoch { .. }) => metrics::counter!("amphi_orders_refused_total").increment(1),
+                Ok(NodeAnswer::OtherIncarnation { .. } | NodeAnswer::OldEpoch { .. }) => {
+                    metrics::counter!("amphi_orders_refused_total").increment(1)
+                }
                 Err(error) => tracing::warn!(%node, %error, "a node's answer cannot be read"),
             },
             Err(BusError::NoResponders { .. } | BusError::Timeout { .. } | BusError::Failed { .. }) => {

@@ -68,7 +68,9 @@ impl ManagerHandle {
         self.cast(ManagerMessage::Take(Box::new(input), reply))?;
         match answer.await {
             Ok(Answer::NotLeading) | Err(_) => Err(no_leader()),
-            Ok(Answer::Busy) => Err(ApiError::new(ErrorCode::ClusterBusy, "too many requests wait for the Manager").hint("send it again later")),
+            Ok(Answer::Busy) => {
+                Err(ApiError::new(ErrorCode::ClusterBusy, "too many requests wait for the Manager").hint("send it again later"))
+            }
             Ok(answer) => Ok(answer),
         }
     }
@@ -123,7 +125,8 @@ impl ManagerHandle {
 
 /// The refusal of everybody who does not lead.
 pub fn no_leader() -> ApiError {
-    ApiError::new(ErrorCode::ClusterNoLeader, "no Manager leads at present").hint("send it again in a moment; a second submission with the same id is the same epic")
+    ApiError::new(ErrorCode::ClusterNoLeader, "no Manager leads at present")
+        .hint("send it again in a moment; a second submission with the same id is the same epic")
 }
 
 /// The same for the same input sent again; a submission gets another epic id each time, so its key counts.

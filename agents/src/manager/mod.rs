@@ -272,7 +272,11 @@ impl ManagerState {
         self.perform(myself, actions)
     }
 
-    fn last_read(&mut self, myself: &ActorRef<ManagerMessage>, read: Result<Option<(u64, Bytes)>, StoreError>) -> Result<(), ActorProcessingErr> {
+    fn last_read(
+        &mut self,
+        myself: &ActorRef<ManagerMessage>,
+        read: Result<Option<(u64, Bytes)>, StoreError>,
+    ) -> Result<(), ActorProcessingErr> {
         let Some(seat) = &mut self.seat else { return Ok(()) };
         let actions = match read {
             Ok(last) => seat.last_read(last.as_ref().map(|(sequence, bytes)| (*sequence, &**bytes))),
@@ -396,5 +400,6 @@ impl ManagerState {
 }
 
 fn poison(name: &str) -> ApiError {
-    ApiError::new(ErrorCode::Internal, "the request made the Manager fail and is refused").hint(format!("it is kept as {name}; please report it"))
+    ApiError::new(ErrorCode::Internal, "the request made the Manager fail and is refused")
+        .hint(format!("it is kept as {name}; please report it"))
 }

@@ -113,8 +113,11 @@ impl Deciding<'_> {
         if known.is_ended() || known.open_tasks > 0 {
             return;
         }
-        let all_good =
-            known.tasks.iter().zip(&known.spec.tasks).all(|(task, spec)| !is_bad(task.end.unwrap_or(TaskEnd::Skipped), spec.optional) || spec.optional);
+        let all_good = known
+            .tasks
+            .iter()
+            .zip(&known.spec.tasks)
+            .all(|(task, spec)| !is_bad(task.end.unwrap_or(TaskEnd::Skipped), spec.optional) || spec.optional);
         let state = match (known.status, all_good) {
             (EpicStatus::Cancelling, _) => EpicEnd::Cancelled,
             (_, true) => EpicEnd::Succeeded,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use amphi_protocol::document::{EpicSpec, LockMode, Plan, TaskSpec, Workspace};
-use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, IncidentId, Incarnation, NodeId, Timestamp, Token};
+use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, Incarnation, IncidentId, NodeId, Timestamp, Token};
 use amphi_protocol::journal::{Artifact, CancelCause, EpicEnd};
 use serde_json::Value;
 

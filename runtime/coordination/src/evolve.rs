@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use amphi_protocol::event::EventType;
-use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, IncidentId, Incarnation, NodeId, Token};
+use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, Incarnation, IncidentId, NodeId, Token};
 use amphi_protocol::journal::{AgentLife, AttemptEnd, CancelCause, Decision, EpicEnd, Next, NodeInfo, Outcome, Resolution};
 use serde_json::Map;
 
@@ -87,7 +87,9 @@ impl State {
                 self.event(sink, EventType::NodeLost, subject, data! { "incarnation": incarnation, "cause": cause });
                 self.update_servable();
             }
-            Decision::AgentChanged { node, agent, state, restarts, cause } => self.agent_changed((node, agent), *state, *restarts, cause, sink),
+            Decision::AgentChanged { node, agent, state, restarts, cause } => {
+                self.agent_changed((node, agent), *state, *restarts, cause, sink)
+            }
         }
     }
 
@@ -120,7 +122,13 @@ impl State {
         self.epic_event(sink, kind, id, data! { "duration_ms": duration });
     }
 
-    fn assigned(&mut self, at: &AttemptRef, (agent, node, incarnation): (&AgentId, &NodeId, Incarnation), token: Token, sink: &mut EventSink) {
+    fn assigned(
+        &mut self,
+        at: &AttemptRef,
+        (agent, node, incarnation): (&AgentId, &NodeId, Incarnation),
+        token: Token,
+        sink: &mut EventSink,
+    ) {
         let now = self.now;
         self.token = token;
         let epic = self.epics.get(&at.epic).expect("a decision names an accepted epic");
@@ -360,7 +368,6 @@ impl State {
     pub(crate) fn open_on(&self, node: &NodeId) -> Vec<AttemptRef> {
         self.fleet.nodes.get(node).map(|node| node.running.iter().cloned().collect()).unwrap_or_default()
     }
-
 
     /// An end made by the Manager itself: the agent or its node is gone.
     pub(crate) fn lost(cause: &str) -> AttemptEnd {

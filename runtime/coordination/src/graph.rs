@@ -207,7 +207,8 @@ impl State {
         loop {
             self.visited += 1;
             let epic = self.epics.get_mut(id).expect("the epic of a task exists");
-            let stops = epic.status != EpicStatus::Running || (epic.stopping && epic.spec.tasks[task as usize].condition == Condition::Success);
+            let stops =
+                epic.status != EpicStatus::Running || (epic.stopping && epic.spec.tasks[task as usize].condition == Condition::Success);
             let limit = epic.spec.tasks[task as usize].max_parallel.unwrap_or(u32::MAX);
             let planned = &epic.plan.tasks[task as usize];
             let progress = &mut epic.tasks[task as usize];
@@ -354,7 +355,10 @@ impl crate::epic::Epic {
                         progress.open += 1;
                         blocked += 1;
                     }
-                    InstanceState::Ready { .. } | InstanceState::Open(_) | InstanceState::Backoff { .. } | InstanceState::Unknown { .. } => {
+                    InstanceState::Ready { .. }
+                    | InstanceState::Open(_)
+                    | InstanceState::Backoff { .. }
+                    | InstanceState::Unknown { .. } => {
                         progress.open += 1;
                         progress.running += 1;
                     }

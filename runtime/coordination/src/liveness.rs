@@ -107,6 +107,7 @@ fn silent(state: &State, attempt: &AttemptRef, silence_ms: u64) -> Option<Cancel
 /// The shortest lease among the resources that an attempt holds.
 fn lease_ms(state: &State, attempt: &AttemptRef) -> Option<u64> {
     let epic = state.epic(&attempt.epic)?;
-    let lease = |resource| epic.spec.resources.get(resource).map_or(amphi_protocol::document::LEASE_MS_DEFAULT, |declared| declared.lease_ms);
+    let lease =
+        |resource| epic.spec.resources.get(resource).map_or(amphi_protocol::document::LEASE_MS_DEFAULT, |declared| declared.lease_ms);
     epic.locks(attempt.i).iter().map(|(key, _)| lease(&key.resource)).min()
 }

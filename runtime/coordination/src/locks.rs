@@ -273,5 +273,4 @@ impl LockTable {
     pub(crate) fn owner(&self, order: u64) -> Option<(&EpicId, u32)> {
         self.requests.get(&order).map(|request| (&request.epic, request.i))
     }
-
 }

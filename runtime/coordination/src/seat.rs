@@ -305,7 +305,8 @@ impl Seat {
     pub fn step_down(&mut self, reason: String) -> Vec<Action> {
         self.role = Role::Deposed;
         let under_way = self.flight.take().map(|flight| flight.answers).unwrap_or_default();
-        let tickets: Vec<Ticket> = under_way.into_iter().map(|(ticket, _)| ticket).chain(self.waiting.drain(..).map(|(ticket, _)| ticket)).collect();
+        let tickets: Vec<Ticket> =
+            under_way.into_iter().map(|(ticket, _)| ticket).chain(self.waiting.drain(..).map(|(ticket, _)| ticket)).collect();
         let answers = tickets.into_iter().map(|ticket| Action::Answer { ticket, answer: Answer::NotLeading });
         answers.chain([Action::StepDown(reason)]).collect()
     }

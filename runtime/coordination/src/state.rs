@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use amphi_protocol::event::EventType;
-use amphi_protocol::ids::{AttemptRef, CommitIndex, EpicId, Epoch, EventSeq, IncidentId, NodeId, ProjectId, ShardId, SubmitKey, Timestamp, Token};
+use amphi_protocol::ids::{
+    AttemptRef, CommitIndex, EpicId, Epoch, EventSeq, IncidentId, NodeId, ProjectId, ShardId, SubmitKey, Timestamp, Token,
+};
 use amphi_protocol::journal::{Decision, Record, Resolution};
 use serde_json::{Map, Value};
 

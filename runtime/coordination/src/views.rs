@@ -165,7 +165,10 @@ impl State {
                 task: self.epics[&incident.attempt.epic].key(incident.attempt.i),
                 opened_at: incident.opened_at.to_rfc3339(),
                 summary: incident.summary.clone(),
-                resolution: incident.resolved.as_ref().and_then(|(resolution, _)| serde_json::to_value(resolution).ok()?.as_str().map(str::to_owned)),
+                resolution: incident
+                    .resolved
+                    .as_ref()
+                    .and_then(|(resolution, _)| serde_json::to_value(resolution).ok()?.as_str().map(str::to_owned)),
                 resolved_by: incident.resolved.as_ref().map(|(_, by)| by.clone()),
             })
             .collect();

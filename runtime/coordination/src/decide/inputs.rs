@@ -2,9 +2,7 @@
 
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::{AttemptRef, EpicId, IncidentId, NodeId};
-use amphi_protocol::journal::{
-    AgentReport, AttemptNews, AttemptReport, CancelCause, Decision, Input, NodeInfo, Resolution, Submission,
-};
+use amphi_protocol::journal::{AgentReport, AttemptNews, AttemptReport, CancelCause, Decision, Input, NodeInfo, Resolution, Submission};
 
 use crate::decide::{Deciding, Refusal};
 use crate::epic::{AttemptPhase, EpicStatus, InstanceEnd, InstanceState};
@@ -135,7 +133,8 @@ impl Deciding<'_> {
             }
         }
         // What was cut off because something failed gets another chance with it.
-        let cut_off = (0u32..).zip(&epic.instances).filter(|(_, instance)| matches!(instance.state, InstanceState::Ended(InstanceEnd::CutOff)));
+        let cut_off =
+            (0u32..).zip(&epic.instances).filter(|(_, instance)| matches!(instance.state, InstanceState::Ended(InstanceEnd::CutOff)));
         let mut again: Vec<u32> = instances.iter().copied().chain(cut_off.map(|(i, _)| i)).collect();
         again.sort_unstable();
         again.dedup();

@@ -35,18 +35,19 @@ impl Seat {
         let open = self.state.fleet.nodes.values().flat_map(|node| node.running.iter());
         let open = open.map(|attempt| (attempt, &self.state.epics[&attempt.epic]));
         let held = open.map(|(attempt, epic)| (attempt, epic.open(attempt.i).expect("a running attempt of a node is open")));
-        held.filter(|(_, held)| held.assigned_at < before).flat_map(|(attempt, held)| {
-            let assign = held.phase != AttemptPhase::Started;
-            let go = held.phase == AttemptPhase::Claimed;
-            let cancel = held.cancelling.is_some();
-            let orders = [
-                assign.then(|| self.order(attempt, |epic| Order::Assign(assignment(epic, attempt)))),
-                go.then(|| self.order(attempt, |_| Order::Go { attempt: attempt.clone() })),
-                cancel.then(|| self.order(attempt, |_| Order::Cancel { attempt: attempt.clone() })),
-            ];
-            orders.into_iter().flatten().flatten()
-        })
-        .collect()
+        held.filter(|(_, held)| held.assigned_at < before)
+            .flat_map(|(attempt, held)| {
+                let assign = held.phase != AttemptPhase::Started;
+                let go = held.phase == AttemptPhase::Claimed;
+                let cancel = held.cancelling.is_some();
+                let orders = [
+                    assign.then(|| self.order(attempt, |epic| Order::Assign(assignment(epic, attempt)))),
+                    go.then(|| self.order(attempt, |_| Order::Go { attempt: attempt.clone() })),
+                    cancel.then(|| self.order(attempt, |_| Order::Cancel { attempt: attempt.clone() })),
+                ];
+                orders.into_iter().flatten().flatten()
+            })
+            .collect()
     }
 }
 

@@ -92,7 +92,8 @@ impl State {
         for (key, mode) in set.iter() {
             let lock = self.locks.get(key)?;
             let place = lock.waiting.keys().position(|waiter| *waiter == order).map(|place| place as u64 + 1);
-            let conflicts = |other| *mode == amphi_protocol::document::LockMode::Write || other == amphi_protocol::document::LockMode::Write;
+            let conflicts =
+                |other| *mode == amphi_protocol::document::LockMode::Write || other == amphi_protocol::document::LockMode::Write;
             let holder = lock.holders.iter().find(|holder| conflicts(holder.mode));
             let ahead = lock.waiting.range(..order).find(|(_, waiter)| conflicts(waiter.mode)).map(|(_, waiter)| (&waiter.epic, waiter.i));
             let (next, view) = match (holder, ahead) {
