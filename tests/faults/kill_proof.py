@@ -1,6 +1,8 @@
 """Kill-proof, proven from outside: kill -9 of the node, of `up` and of nats-server at random instants, under a continuous load of epics.
 
-    .tools/venv/bin/python tests/faults/kill_proof.py --runs 60 [--seed 7] [--load 6] [--keep]
+    .tools/venv/bin/python tests/faults/kill_proof.py --runs 60 [--seed 7] [--load 6] [--pauses] [--keep]
+
+With --pauses some instants are a SIGSTOP of node or nats-server, for up to 20 s, in place of a kill.
 
 Every task writes its start, its life and its end to a file that the system knows nothing of. When the faults are over, every epic that was
 accepted has to end, and the file and the journal have to tell the same story (see judge.py). The last line is `N passed, N failed`.
@@ -8,8 +10,10 @@ A seed gives the same epics and the same plan of kills; what they hit depends on
 """
 import argparse
 import asyncio
+import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -17,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 
 from client import Client, Refused, Unanswered
-from cluster import KILLED, Cluster, ClusterError, marked, until
+from cluster import KILLED, Cluster, ClusterError, alive, marked, until
 from judge import LAWS, Evidence, History, Ledger
 from load import Maker
 
@@ -89,6 +93,9 @@ class Proof:
             # Some instants fall into the recovery from the one before.
             quick = self.dice.random() < 0.3
             await asyncio.sleep(self.dice.uniform(0.02, 1.0) if quick else self.dice.uniform(1.0, 4.5))
+            if self.options.pauses and self.dice.random() < 0.25:
+                await self.pause(self.dice.choice(["node", "nats"]), self.dice.choice([0.5, 2, 4, 7, 20]))
+                continue
             targets, hit = self.dice.choice(TARGETS), []
             for target in targets:
                 if self.cluster.kill(target):
@@ -99,6 +106,16 @@ class Proof:
                 done = sum(self.instants.values())
                 if done % 10 == 0:
                     say(f"  {done} instants in {time.monotonic() - began:.0f} s, {len(self.epics)} epics accepted")
+
+    async def pause(self, target, seconds):
+        """Stops a process for a while; what it has missed is then old news to everybody."""
+        pid = self.cluster.kill(target, signal.SIGSTOP)
+        if pid is None:
+            return
+        self.instants[f"pause of {target}"] += 1
+        await asyncio.sleep(seconds)
+        if alive(pid):
+            os.kill(pid, signal.SIGCONT)
 
     async def work(self, worker):
         """Submits epics one after the other, each followed to its end, or left alone after a while."""
@@ -186,6 +203,7 @@ class Proof:
         rows = [
             *((f"kill -9 of {target}", count) for target, count in sorted(self.kills.items())),
             ("instants", sum(self.instants.values())),
+            ("  of these pauses", sum(n for what, n in self.instants.items() if "pause" in what)),
             ("  of these several at once", sum(n for what, n in self.instants.items() if "+" in what)),
             ("epics accepted", len(self.epics)),
             *((f"  {state}", count) for state, count in sorted(Counter(self.states.values()).items())),
@@ -233,6 +251,7 @@ def main():
     parser.add_argument("--runs", type=int, default=8, help="instants at which something is killed")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--load", type=int, default=6, help="epics under way at once")
+    parser.add_argument("--pauses", action="store_true", help="also stop node and nats-server for a while")
     parser.add_argument("--keep", action="store_true", help="keep data, logs and ledger also after success")
     options = parser.parse_args()
     if options.seed is None:
