@@ -507,9 +507,11 @@ def alone(test):
     return test
 
 
-async def run_file(tests, arguments, env, shared):
+async def run_file(tests, arguments, env, shared, prepare):
     tally = Tally()
     folder = tempfile.mkdtemp(prefix="amphi-e2e-")
+    if prepare:
+        prepare(folder)
     cluster = Cluster(folder, arguments, env) if shared else None
     try:
         try:
@@ -566,13 +568,14 @@ async def nothing_left(deadline=15):
         raise AssertionError(f"processes are left: {short(left)}") from None
 
 
-def main(module, arguments=("--capacity", "12"), env=None, shared=True):
-    """Runs the file's tests; arguments of the command line choose some by parts of their names."""
+def main(module, arguments=("--capacity", "12"), env=None, shared=True, prepare=None):
+    """Runs the file's tests; arguments of the command line choose some by parts of their names. `prepare` fills the folder in which `up`
+    will run."""
     adopt_orphans()
     chosen = sys.argv[1:]
     tests = [(name[len("test_"):], test) for name, test in vars(sys.modules[module]).items() if name.startswith("test_") and callable(test)]
     tests = [(name, test) for name, test in tests if not chosen or any(part in name for part in chosen)]
-    sys.exit(asyncio.run(run_file(tests, arguments, env, shared)))
+    sys.exit(asyncio.run(run_file(tests, arguments, env, shared, prepare)))
 
 
 __all__ = [name for name in dir() if not name.startswith("_")] + ["NoRespondersError"]
