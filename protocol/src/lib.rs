@@ -14,6 +14,7 @@ pub mod ids;
 pub mod journal;
 pub mod message;
 pub mod node;
+pub mod report;
 pub mod schema;
 pub mod subjects;
 pub mod tree;
