@@ -111,14 +111,16 @@ def starts_occur_once(seen):
 
 def exits_have_starts(seen):
     for key, code in seen.codes.items():
-        if not seen.ledger.attempts[key].starts:
+        plan, task = seen.plan(key)
+        if not seen.ledger.attempts[key].starts and not (plan and task in plan.tools):
             yield f"{name(key)} has exit code {code} in the journal, and it was never started"
 
 
 def exits_are_true(seen):
     for key, code in seen.codes.items():
         attempt = seen.ledger.attempts[key]
-        if attempt.starts and attempt.code != code:
+        # Who is ended by TERM or KILL writes no end.
+        if attempt.starts and attempt.code != code and (attempt.code is not None or code not in (128 + 9, 128 + 15)):
             yield f"{name(key)} ended with {attempt.code}, and the journal says {code}"
 
 

@@ -23,6 +23,8 @@ class Epic:
     document: dict
     once: set = field(default_factory=set)
     locks: dict = field(default_factory=dict)  # task -> (mode, resource)
+    tools: set = field(default_factory=set)  # tasks that are no process and leave no trace
+    cancel_after: float = None  # seconds
 
 
 class Maker:
@@ -30,7 +32,7 @@ class Maker:
 
     def __init__(self, seed, ledger):
         self.seed, self.ledger = seed, str(ledger)
-        self.shapes = [self.chain, self.matrix, self.locks, self.once, self.phases]
+        self.shapes = [self.chain, self.matrix, self.locks, self.once, self.phases, self.slow]
 
     def make(self, number):
         dice = random.Random(f"{self.seed}/{number}")
@@ -38,6 +40,11 @@ class Maker:
         epic = Epic(f"kill-{self.seed}-{number}", {"version": 1, "name": f"{shape.__name__}-{number}", "tasks": {}})
         epic.document["defaults"] = {"retry": PATIENT}
         shape(epic, dice)
+        if dice.random() < 0.08:
+            epic.cancel_after = dice.uniform(0, 2)
+        if dice.random() < 0.08:
+            # Too large to stand in the journal itself.
+            epic.document["inputs"] = {f"pad{n}": {"type": "string", "default": "x" * 60_000} for n in range(10)}
         return epic
 
     def _run(self, tenths, bad=0, until=0, *pairs):
@@ -93,3 +100,13 @@ class Maker:
         tasks["flaky"] = {"phase": "check", "optional": True, "retry": {"attempts": 2, "backoff": "50ms", "on": ["exit"]}, "run": self._run(0, 3, 99)}
         tasks["ship"] = {"phase": "ship", "run": self._run(dice.randint(1, 5)), "locks": {"write": [resource]}}
         epic.locks.update(check=("read", resource), ship=("write", resource))
+
+    def slow(self, epic, dice):
+        """Ended by their timeout, one of them with a lock, beside a tool that runs inside the node."""
+        tasks, resource = epic.document["tasks"], dice.choice(RESOURCES)
+        tasks["slow"] = {"timeout": "700ms", "run": self._run(1, "hang", 2)}
+        tasks["held"] = {"timeout": "500ms", "run": self._run(0, "hang", 3), "locks": {"write": [resource]}}
+        tasks["nap"] = {"tool": "sleep", "with": {"ms": dice.randint(0, 1500)}}
+        tasks["last"] = {"needs": ["slow", "held", "nap"], "run": self._run(0)}
+        epic.locks["held"] = ("write", resource)
+        epic.tools.add("nap")

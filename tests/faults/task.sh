@@ -3,13 +3,18 @@
 # Each line is one append of one write, so the order of the lines is the order in which things really happened.
 #
 # Usage: task.sh FILE TENTHS EXIT UNTIL [NAME=VALUE…]
-#   TENTHS: how long it works, in tenths of a second. EXIT: how it ends while its attempt is below UNTIL; later it succeeds.
+#   TENTHS: how long it works, in tenths of a second. EXIT: how it ends while its attempt is below UNTIL, `hang`: not by itself; later
+#   it succeeds.
 #   A NAME=VALUE whose sides differ is a wrong value handed on: exit 90.
 file=$1 tenths=$2 bad=$3 until=$4
 shift 4
 line() { printf '%s %s %s %s %s %s %s %s\n' "$1" "$AMPHI_EPIC" "$AMPHI_TASK" "$AMPHI_RUN" "$AMPHI_ATTEMPT" $$ "$AMPHI_FENCING_TOKEN" "$2" >>"$file"; }
 
 line start -
+while [ "$bad" = hang ] && [ "$AMPHI_ATTEMPT" -lt "$until" ]; do
+    sleep 0.1
+    line alive -
+done
 while [ "$tenths" -gt 0 ]; do
     sleep 0.1
     tenths=$((tenths - 1))
