@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::document::{OutputType, Work, Workspace};
 use crate::ids::{AgentId, AttemptRef, Epoch, Incarnation, NodeId, Token};
+use crate::journal::Artifact;
 
 /// Manager to node. A node refuses what is not for its present life or comes from an older epoch than it has seen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,6 +67,9 @@ pub struct Assignment {
     pub job_json: String,
 }
 
+/// Most files that a task may get from those that it needs.
+pub const INPUTS_MAX: usize = 10_000;
+
 /// Everything that an engine needs to run an attempt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
@@ -83,6 +87,9 @@ pub struct Job {
     pub outputs: BTreeMap<String, OutputType>,
     /// The same over the attempts of one run.
     pub idempotency_key: String,
+    /// What the instances that it needs left (`t` or `t[i]`); appears under `$AMPHI_INPUTS/<instance>/`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, Vec<Artifact>>,
 }
 
 /// A node's answer to a command.

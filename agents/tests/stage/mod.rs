@@ -452,6 +452,7 @@ impl Stage {
             values: BTreeMap::new(),
             outputs: BTreeMap::new(),
             idempotency_key: format!("epic-1/t{i}/1"),
+            inputs: BTreeMap::new(),
         };
         Order::Assign(Assignment {
             attempt: attempt(i),

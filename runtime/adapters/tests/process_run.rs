@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use amphi_ports::{JobNews, OutputSource};
 use amphi_protocol::document::{OutputType, Reference, Script, Work, Workspace};
-use amphi_protocol::journal::Outcome;
+use amphi_protocol::journal::{Artifact, Outcome};
+use amphi_protocol::node::Job;
 use serde_json::json;
 use support::{Bench, job, shell};
 
@@ -173,6 +174,23 @@ async fn artifacts_are_kept_by_their_hash_and_links_are_not_followed() {
     assert_eq!(end.outcome, Outcome::Output);
     let end = bench.run(shell("truncate -s 300M $AMPHI_ARTIFACTS/large")).await;
     assert_eq!(end.outcome, Outcome::Output);
+}
+
+#[tokio::test]
+async fn artifacts_of_what_a_task_needs_lie_under_its_inputs_and_nowhere_else() {
+    let bench = Bench::new();
+    let made = bench.run(shell("mkdir $AMPHI_ARTIFACTS/a; printf one > \"$AMPHI_ARTIFACTS/a/b c\"")).await;
+    let with = |inputs: BTreeMap<String, Vec<Artifact>>, text: &str| Job { inputs, ..shell(text) };
+    let text = "cd $AMPHI_INPUTS; find . -type f | sort; cat 't[1]/a/b c'";
+    let end =
+        bench.run(with([("s", &made), ("t[1]", &made)].map(|(name, end)| (name.to_owned(), end.artifacts.clone())).into(), text)).await;
+    assert_eq!(end.outcome, Outcome::Succeeded, "{end:?}");
+    assert_eq!(bench.memory.text(OutputSource::Out), "./s/a/b c\n./t[1]/a/b c\none");
+    for (path, sha256) in [("../x", &made.artifacts[0].sha256), ("/x", &made.artifacts[0].sha256), ("x", &"0".repeat(64))] {
+        let artifact = Artifact { path: path.to_owned(), size: 3, sha256: sha256.clone() };
+        let end = bench.run(with([("t".to_owned(), vec![artifact])].into(), "echo never")).await;
+        assert_eq!((end.outcome, end.exit_code), (Outcome::Exit, None), "{path}: {end:?}");
+    }
 }
 
 #[tokio::test]

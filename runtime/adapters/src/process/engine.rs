@@ -14,6 +14,7 @@ use amphi_protocol::document::{Script, Work, check_outputs};
 use amphi_protocol::journal::{AttemptEnd, Outcome};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::activity::{CpuMeter, ProgressFile};
 use super::environment::{Basics, EnvironmentError, environment};
 use super::folders::{self, FolderError, Folders, attempt_name};
+use super::inputs::{InputError, bring_inputs};
 use super::mask::Secrets;
 use super::output::{Collector, write_log};
 use super::results::{ResultError, keep_artifacts, read_outputs};
@@ -155,6 +157,8 @@ fn begin(shared: &Shared, order: &JobOrder) -> Result<(Folders, Tree), BeginErro
     let workdir = order.job.workdir.as_deref().map(|text| fill_text(text, &values)).transpose();
     let workdir = workdir.map_err(|reference| BeginError::Task(no_value(&reference)))?;
     let folders = Folders::make(&shared.data_dir, order, workdir.as_deref())?;
+    // This thread may block, and nothing runs yet that a cancel would have to end.
+    Handle::current().block_on(timeout(ARTIFACTS_PATIENCE, bring_inputs(&order.job.inputs, &folders.inputs(), &*shared.objects)))??;
     let environment = environment(&shared.basics, order, script, &folders, &values)?;
     let tree = shared.trees.start(TreeOrder {
         name: attempt_name(&order.attempt),
@@ -187,13 +191,19 @@ enum BeginError {
     Environment(#[from] EnvironmentError),
     #[error("the guard cannot be started")]
     Start(#[from] io::Error),
+    #[error(transparent)]
+    Inputs(#[from] InputError),
+    #[error("the artifacts of what it needs could not be read in time")]
+    Late(#[from] tokio::time::error::Elapsed),
 }
 
 impl BeginError {
     fn into_end(self) -> AttemptEnd {
         let system = match &self {
-            Self::Folder(FolderError::Io(error)) | Self::Start(error) => Some(error),
-            Self::Folder(_) | Self::Task(_) | Self::Environment(_) => None,
+            Self::Folder(FolderError::Io(error)) | Self::Start(error) | Self::Inputs(InputError::Io(error)) => Some(error),
+            Self::Inputs(InputError::Store(error)) if !error.damaged => return failed(Outcome::NotStarted, error.to_string()),
+            Self::Late(_) => return failed(Outcome::NotStarted, self.to_string()),
+            Self::Folder(_) | Self::Task(_) | Self::Environment(_) | Self::Inputs(_) => None,
         };
         let text = match system {
             Some(error) => format!("{self}: {error}"),

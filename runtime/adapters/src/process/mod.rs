@@ -10,6 +10,7 @@ mod engine;
 mod environment;
 mod folders;
 mod guard;
+mod inputs;
 mod keeper;
 mod launch;
 mod leftovers;

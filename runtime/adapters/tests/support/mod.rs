@@ -160,6 +160,7 @@ pub fn job(work: Work) -> Job {
         values: BTreeMap::new(),
         outputs: BTreeMap::new(),
         idempotency_key: "epic/t/2".to_owned(),
+        inputs: BTreeMap::new(),
     }
 }
 

@@ -64,6 +64,7 @@ async fn node(data_dir: PathBuf, script: String, use_cgroups: bool) {
         values: BTreeMap::new(),
         outputs: BTreeMap::new(),
         idempotency_key: "key".to_owned(),
+        inputs: BTreeMap::new(),
     };
     let attempt = AttemptRef { epic: EpicId::parse("e").expect("`e` is an epic id"), i: 0, run: 1, attempt: 1 };
     let order = JobOrder { attempt, task: "t".to_owned(), token: Token(1), job: Arc::new(job) };

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use amphi_protocol::document::{Reference, TaskSpec};
 use amphi_protocol::ids::{AttemptRef, Timestamp};
-use amphi_protocol::journal::Decision;
-use amphi_protocol::node::{Assignment, Job, Order, value_text};
+use amphi_protocol::journal::{Artifact, Decision};
+use amphi_protocol::node::{Assignment, INPUTS_MAX, Job, Order, value_text};
 use serde_json::Value;
 
 use crate::epic::{AttemptPhase, Epic};
@@ -74,7 +74,21 @@ fn job(epic: &Epic, attempt: &AttemptRef) -> Job {
         values: values(epic, task, attempt.i),
         outputs: task.outputs.clone(),
         idempotency_key: format!("{}/{}/{}", epic.id, epic.key(attempt.i), attempt.run),
+        inputs: inputs(epic, attempt.i),
     }
+}
+
+/// The artifacts of everything in `needs`, by instance; at most [`INPUTS_MAX`] and one more, which the node refuses.
+fn inputs(epic: &Epic, i: u32) -> BTreeMap<String, Vec<Artifact>> {
+    let needs = epic.plan.tasks[epic.task_of(i) as usize].needs.iter().map(|need| &epic.plan.tasks[*need as usize]);
+    let needed = needs.flat_map(|planned| planned.first..planned.first + planned.count);
+    let kept = needed.filter_map(|i| Some((i, epic.instances[i as usize].record.as_ref()?)));
+    let files = kept.flat_map(|(i, record)| record.artifacts.iter().map(move |artifact| (i, artifact))).take(INPUTS_MAX + 1);
+    let mut inputs = BTreeMap::<String, Vec<Artifact>>::new();
+    for (i, artifact) in files {
+        inputs.entry(epic.key(i)).or_default().push(artifact.clone());
+    }
+    inputs
 }
 
 /// Values of all references but secrets. An output that its task did not set (it was skipped, or failed) is the empty text.
