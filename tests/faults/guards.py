@@ -54,7 +54,8 @@ class Stage:
         }
         answer = await self.client.ask("epic.submit", {"document": {"version": 1, "name": "wild", "tasks": tasks}, "id": self.mark})
         self.epic = answer["epic"]
-        await until("the wild task is all there", self.note.exists, 60)
+        # Made, then written: the line may come after the file.
+        await until("the wild task is all there", lambda: self.note.exists() and self.note.read_text().endswith("\n"), 60)
         self.task = int(self.note.read_text().split()[0])
         self.guard = next(pid for pid in self.ancestors(self.task) if "guard" in command_line(pid))
         # One of them hops, so a single look may miss it.
@@ -266,7 +267,7 @@ async def play(case, folder, at_once):
         dead = "" if stage.took is None else f"dead after {stage.took:.1f} s, "
         print(f"{'FAIL' if problem else 'ok  '} {case.__name__} ({dead}in all {time.monotonic() - began:.0f} s): {case.__doc__}", flush=True)
         if problem:
-            print(f"       {problem}", flush=True)
+            print("".join(f"       {line}\n" for line in problem.splitlines()), end="", flush=True)
         return problem is None
 
 

@@ -74,6 +74,8 @@ class Proof:
         await self.client.close()
         left = await self.leftovers()
         results.append(("nothing of it runs any more", left))
+        results.append(("nothing is left of any attempt on disk", self.litter()))
+        results.append(("nothing panicked", self.panics()))
         return results
 
     async def keep_up(self):
@@ -237,6 +239,14 @@ class Proof:
         for what, count in rows:
             say(f"  {what:<44}{count:>7}")
         say(f"  (judged in {seconds:.0f} s)\n")
+
+    def litter(self):
+        node = self.cluster.data / "node-1"
+        return [str(path) for folder in ("attempts", "guards") for path in sorted((node / folder).glob("*"))]
+
+    def panics(self):
+        logs = [self.cluster.log, *sorted((self.cluster.data / "node-1").glob("log*"))]
+        return [line for log in logs for line in log.read_text(errors="replace").splitlines() if "panicked at" in line]
 
     async def leftovers(self):
         try:
