@@ -8,6 +8,7 @@ per test, then holds the cluster itself to account: every epic verified, every p
 import asyncio
 import contextlib
 import ctypes
+import datetime
 import http.server
 import inspect
 import itertools
@@ -122,6 +123,10 @@ async def within(question, what, deadline=None):
         if time.monotonic() > until:
             raise AssertionError(f"not within {deadline or DEADLINE:.0f} s: {what}")
         await asyncio.sleep(0.05)
+
+
+def milliseconds(time_text):
+    return int(datetime.datetime.strptime(time_text, "%Y-%m-%dT%H:%M:%S.%f%z").timestamp() * 1000)
 
 
 def same(found, wanted, what=""):

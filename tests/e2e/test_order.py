@@ -171,18 +171,12 @@ async def test_a_timeout_is_term_then_5_s_then_kill_of_the_whole_tree(c):
     }, "succeeded")
     same(states(view), {"polite": "failed", "deaf": "failed"})
     assert os.path.exists(f"{folder}/term") and os.path.exists(f"{folder}/deaf"), "both were asked to end"
-    took = {key: ms(view["by_task"][key]["ended_at"]) - ms(view["by_task"][key]["started_at"]) for key in ("polite", "deaf")}
+    took = {key: milliseconds(view["by_task"][key]["ended_at"]) - milliseconds(view["by_task"][key]["started_at"]) for key in ("polite", "deaf")}
     assert 700 <= took["polite"] < 5700, took
     assert 5700 <= took["deaf"] < 20000, took
     with open(f"{folder}/pid", encoding="utf-8") as file:
         assert not alive(int(file.read())), "what left its session lives on"
     same(epic.of("task.failed", "deaf")[0]["data"]["cause"], "timeout")
-
-
-def ms(text):
-    import datetime
-
-    return int(datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z").timestamp() * 1000)
 
 
 async def test_a_timeout_is_tried_again_where_the_policy_says_so(c):
@@ -200,7 +194,7 @@ async def test_a_silent_task_is_stuck_and_a_busy_one_is_not(c):
     same(states(view), {"silent": "failed", "talks": "succeeded", "works": "succeeded", "says": "succeeded"})
     same({event["task"] for event in epic.of("task.stuck")}, {"silent"})
     same([event["data"]["cause"] for event in epic.of("task.retrying")], ["stuck"])
-    took = ms(epic.of("task.retrying", "silent")[0]["ts"]) - ms(epic.of("task.started", "silent")[0]["ts"])
+    took = milliseconds(epic.of("task.retrying", "silent")[0]["ts"]) - milliseconds(epic.of("task.started", "silent")[0]["ts"])
     assert took < 12000 + 5000, f"replaced after {took} ms"
 
 
