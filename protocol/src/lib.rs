@@ -10,6 +10,7 @@ pub mod api;
 pub mod codec;
 pub mod document;
 pub mod event;
+pub mod graph;
 pub mod ids;
 pub mod journal;
 pub mod message;

@@ -246,3 +246,56 @@ async fn export_is_verbatim_and_what_was_exported_can_be_judged() {
     assert!(ended.code == 1 && ended.out.contains("S7   ✗ violated"), "{ended:?}");
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn a_report_is_shown_as_the_cluster_gives_it_and_can_be_computed_again_from_events() {
+    let cluster = FakeCluster::start().await;
+    let file = cluster.data.join("events.ndjson").display().to_string();
+    let mut events = vec![event(3, "epic.submitted", None), event(4, "task.ready", Some("a")), event(5, "task.assigned", Some("a"))];
+    events.extend([event(7, "task.started", Some("a")), event(8, "task.succeeded", Some("a")), event(9, "epic.succeeded", None)]);
+    let lines: Vec<String> = events.iter().map(Value::to_string).collect();
+    std::fs::write(&file, lines.join("\n")).expect("written");
+    let offline = cluster.run(&["epic", "report", "--events", &file, "--json"]).await;
+    let report = offline.lines().pop().expect("a report");
+    assert_eq!((offline.code, &report["state"], &report["tasks"]), (0, &json!("succeeded"), &json!({"succeeded": 1})), "{offline:?}");
+    assert!(cluster.asked("epic.report").is_empty());
+    let answer = report.clone();
+    cluster.answer("epic.report", move |_, _| answer.clone());
+    let asked = cluster.run(&["epic", "report", "e-1", "--json"]).await;
+    assert_eq!((asked.code, asked.lines()), (0, vec![report]), "{asked:?}");
+    let text = cluster.run(&["epic", "report", "e-1"]).await;
+    assert!(text.code == 0 && text.out.contains("coordination overhead"), "{text:?}");
+    cluster.answer("epic.report", |_, _| error("epic.not_found", "there is no epic `e-11`", false));
+    cluster.answer("epic.list", |_, _| json!({"epics": [{"epic": "e-1"}], "next": null}));
+    let unknown = cluster.run(&["epic", "report", "e-11"]).await;
+    assert!(unknown.code == 3 && unknown.err.contains("did you mean `e-1`?"), "{unknown:?}");
+    for wrong in [&["epic", "report"][..], &["epic", "report", "--events", "/nonexistent"], &["epic", "report", "e-2", "--events", &file]] {
+        let ended = cluster.run(wrong).await;
+        assert_eq!(ended.code, 2, "{ended:?}");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn completion_and_configuration_need_no_cluster() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let run = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_amphi"));
+        command.args(arguments).current_dir(dir.path()).env_clear().env("AMPHI_NATS_URL", "nats://me:geheim@127.0.0.1:1");
+        Ended::from(tokio::time::timeout(PATIENCE, command.output()).await.expect("no hang").expect("it runs"))
+    };
+    std::fs::write(dir.path().join("amphi.yaml"), "version: 1\nhealth: { node_dead: 20s }\n").expect("written");
+    let shown = run(&["config", "show", "--origin", "--json"]).await;
+    let values = shown.lines().pop().expect("an object")["values"].clone();
+    assert_eq!((shown.code, &values["health.node_dead"]["value"]), (0, &json!("20s")), "{shown:?}");
+    assert!(values["health.node_dead"]["origin"].as_str().is_some_and(|origin| origin.contains("amphi.yaml:2")), "{shown:?}");
+    assert!(!shown.out.contains("geheim") && shown.out.contains("nats://***@127.0.0.1:1"), "{shown:?}");
+    std::fs::write(dir.path().join("amphi.yaml"), "version: 1\nhealht: {}\n").expect("written");
+    let invalid = run(&["config", "show"]).await;
+    assert!(invalid.code == 2 && invalid.err.contains("healht"), "{invalid:?}");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completion", shell]).await;
+        assert!(script.code == 0 && script.out.contains("amphi") && script.err.is_empty(), "{script:?}");
+    }
+    assert_eq!(run(&["completion", "tcsh"]).await.code, 2);
+}

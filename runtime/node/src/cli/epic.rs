@@ -14,7 +14,7 @@ use super::event_line::{Detail, event_line};
 use super::failure::{Failure, exit};
 use super::follow::{EVENTS_PAGE, FollowOptions, follow};
 use super::screen::{Cell, Paint, Screen, Style, facts, items, state_cell, state_mark, table, talk, text_of};
-use super::{Global, epic_file, journal_file, plan, task, verdict};
+use super::{Global, epic_file, epic_report, journal_file, plan, task, verdict};
 
 /// `amphi epic …`.
 #[derive(Debug, Subcommand)]
@@ -33,6 +33,8 @@ pub enum EpicCommand {
     Events(IdArgs),
     /// Judge the history of an epic by the laws
     Verify(VerifyArgs),
+    /// How long an epic took and why: critical path, speed-up, coordination, utilisation
+    Report(epic_report::ReportArgs),
     /// The journal of an epic as NDJSON, for `verify --journal`
     Export(ExportArgs),
     /// Cancel an epic; its processes end
@@ -95,6 +97,7 @@ pub async fn epic(global: &Global, screen: Screen, command: EpicCommand) -> Resu
         EpicCommand::Watch(args) => watch(global, screen, args).await,
         EpicCommand::Events(args) => events(global, screen, &args.id).await,
         EpicCommand::Verify(args) => verify(global, screen, args).await,
+        EpicCommand::Report(args) => epic_report::report(global, screen, &args).await,
         EpicCommand::Export(args) => {
             journal_file::export(&Client::connect(global).await?, screen, &args.id.id, args.output.as_deref()).await
         }

@@ -7,10 +7,13 @@ mod agent;
 mod arguments;
 mod catalog;
 mod client;
+mod completion;
+mod config;
 mod doctor;
 mod doctor_cluster;
 mod epic;
 mod epic_file;
+mod epic_report;
 mod event_line;
 mod events;
 mod failure;
@@ -127,6 +130,11 @@ pub enum Command {
     /// Schemas of files and events
     #[command(subcommand)]
     Schema(schema::SchemaCommand),
+    /// The configuration in effect
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Completion of commands and flags for a shell
+    Completion(completion::CompletionArgs),
     /// Version, commit and protocol number
     Version,
 }
@@ -169,6 +177,8 @@ async fn dispatch(global: &Global, screen: Screen, command: Command) -> Result<u
         Command::Events(args) => events::events(global, screen, args).await,
         Command::Doctor(args) => doctor::doctor(global, screen, args).await,
         Command::Schema(command) => schema::schema(screen, command),
+        Command::Config(command) => config::config(global, screen, command),
+        Command::Completion(args) => completion::completion(screen, &args),
         Command::Version => version::version(screen),
     }
 }

@@ -1,5 +1,5 @@
-//! History: an epic's events, its exported journal, the verdict on it. All three are computed from the journal itself, by a replay
-//! beside the Manager, never from what the Manager remembers.
+//! History: an epic's events, the report on them, its exported journal, the verdict on it. All are computed from the journal itself,
+//! by a replay beside the Manager, never from what the Manager remembers.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use amphi_agents::manager::boot::{BootError, history as read_history};
 use amphi_coordination::{EventSink, State};
 use amphi_protocol::api::{ApiError, ErrorCode};
+use amphi_protocol::graph::GraphView;
 use amphi_protocol::ids::{CommitIndex, EpicId};
 use amphi_protocol::journal::{Decision, Record};
+use amphi_protocol::report::{ReportError, Reporter};
 use amphi_verify::{Checker, ExportHeader, ExportLine, Law, LawResult};
 use serde_json::{Value, json};
 
@@ -48,15 +50,7 @@ pub async fn events(gateway: Arc<Gateway>, request: Request) -> Answer {
     let epic = fields.epic()?;
     let after = fields.number_if_any("after")?.unwrap_or(0);
     let limit = if fields.number_if_any("limit")?.is_some() { fields.limit()? } else { PAGE_MAX };
-    let sequence = known(&gateway, &epic).await?;
-    let events = match gateway.history.get(&epic, sequence) {
-        Some(events) => events,
-        None => {
-            let events = Arc::new(replay_events(&gateway, &epic, sequence).await?);
-            gateway.history.keep(epic.clone(), sequence, events.clone());
-            events
-        }
-    };
+    let events = events_of(&gateway, &epic).await?;
     let (mut page, mut bytes) = (Vec::new(), 0);
     let mut rest = events.iter().filter(|(seq, _)| *seq > after).peekable();
     while let Some((_, body)) = rest.next_if(|_| page.len() < limit && bytes < PAGE_BYTES) {
@@ -65,6 +59,26 @@ pub async fn events(gateway: Arc<Gateway>, request: Request) -> Answer {
     }
     let next = rest.peek().and(page.last()).map(|last| last["seq"].clone());
     Ok(json!({ "epic": epic, "events": page, "next": next }))
+}
+
+/// `epic.report`: what its events say about it; with `{"graph": true}` also its graph, as `{"graph", …}`.
+pub async fn report(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let fields = request.fields()?;
+    let epic = fields.epic()?;
+    let with_graph = fields.flag("graph")?;
+    let events = events_of(&gateway, &epic).await?;
+    let contradiction = |error: ReportError| ApiError::new(ErrorCode::Internal, format!("the events give no report: {error}"));
+    let mut reporter = Reporter::new();
+    for (_, body) in events.iter() {
+        let event = serde_json::from_str(body).expect("an event that was rendered can be read");
+        reporter.event(&event).map_err(contradiction)?;
+    }
+    let mut reply = shape(&reporter.finish().map_err(contradiction)?);
+    if with_graph {
+        let spec = gateway.manager.read(move |at| at.state.epic(&epic).map(|epic| epic.spec.clone())).await?;
+        reply["graph"] = spec.map_or(Value::Null, |spec| shape(&GraphView::of(&spec)));
+    }
+    Ok(reply)
 }
 
 /// `epic.export`: the shard's journal up to now, which holds everything that the epic's laws need; in pages after `after` (an index).
@@ -143,6 +157,17 @@ async fn known(gateway: &Gateway, epic: &EpicId) -> Result<u64, ApiError> {
     let id = epic.clone();
     let sequence = gateway.manager.read(move |at| at.state.epic(&id).map(|_| at.sequence)).await?;
     sequence.ok_or_else(|| not_found(epic))
+}
+
+/// The events of a known epic up to now, from the last replays if it is among them.
+async fn events_of(gateway: &Gateway, epic: &EpicId) -> Result<Events, ApiError> {
+    let sequence = known(gateway, epic).await?;
+    if let Some(events) = gateway.history.get(epic, sequence) {
+        return Ok(events);
+    }
+    let events = Arc::new(replay_events(gateway, epic, sequence).await?);
+    gateway.history.keep(epic.clone(), sequence, events.clone());
+    Ok(events)
 }
 
 async fn replay_events(gateway: &Gateway, epic: &EpicId, sequence: u64) -> Result<Vec<(u64, String)>, ApiError> {

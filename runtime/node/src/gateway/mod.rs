@@ -79,6 +79,7 @@ endpoints! {
     "epic.events" => history::events,
     "epic.export" => history::export,
     "epic.verify" => history::verify,
+    "epic.report" => history::report,
     "task.get" => tasks::get,
     "task.list" => tasks::list,
     "task.cancel" => tasks::cancel,
