@@ -124,6 +124,12 @@ def exits_are_true(seen):
             yield f"{name(key)} ended with {attempt.code}, and the journal says {code}"
 
 
+def values_are_right(seen):
+    for key, attempt in seen.ledger.attempts.items():
+        if attempt.code in (90, 91):
+            yield f"{name(key)} got a wrong {'output' if attempt.code == 90 else 'artifact'} from what it needs"
+
+
 def ended_runs_stay_ended(seen):
     for key, attempt in seen.ledger.attempts.items():
         final = seen.ended.get(key[:3])
@@ -191,6 +197,7 @@ LAWS = [
     ("every start occurs once", starts_occur_once),
     ("every attempt with an exit code has its start", exits_have_starts),
     ("every exit code is the one that happened", exits_are_true),
+    ("outputs and artifacts arrive as they were made", values_are_right),
     ("a finished run is not run again", ended_runs_stay_ended),
     ("no attempt starts after a later one has ended", no_late_starts),
     ("`retry: 0` is started at most once", once_is_once),

@@ -48,15 +48,15 @@ class Maker:
         return epic
 
     def _run(self, tenths, bad=0, until=0, *pairs):
-        # Substituted values stay outside of the quotes: they are data already.
+        # Pairs come as shell text: substituted values are data already and stand outside of quotes.
         words = [shlex.quote(str(word)) for word in ("/bin/sh", TASK, self.ledger, tenths, bad, until)]
         return " ".join(["exec", *words, *pairs])
 
     def chain(self, epic, dice):
-        """Outputs handed on, one task that fails twice."""
+        """Outputs and artifacts handed on, one task that fails twice."""
         tasks, before = epic.document["tasks"], None
         for name in ("a", "b", "c", "d"):
-            pairs = [f"{before}=${{{{ tasks.{before}.outputs.made }}}}"] if before else []
+            pairs = [f"{before}=${{{{ tasks.{before}.outputs.made }}}}", f"in:{before}"] if before else []
             task = {"run": self._run(dice.randint(0, 8), 7, 3 if name == "b" else 0, *pairs), "outputs": {"made": "string"}}
             task["needs"] = [before] if before else []
             tasks[name], before = task, name
@@ -66,7 +66,7 @@ class Maker:
         tasks = epic.document["tasks"]
         tasks["first"] = {"run": self._run(dice.randint(0, 3))}
         tasks["each"] = {"needs": ["first"], "matrix": {"i": "1..5"}, "max_parallel": dice.choice([2, 5]), "run": self._run(dice.randint(0, 10))}
-        tasks["last"] = {"needs": ["each"], "run": self._run(0)}
+        tasks["last"] = {"needs": ["each"], "run": self._run(0, 0, 0, *(f"'in:each[{i}]'" for i in range(1, 6)))}
 
     def locks(self, epic, dice):
         """Writers and readers of what all epics share."""

@@ -44,6 +44,7 @@ LIES = [
     (lambda s: s.replace("alive e w[1] 1 1 100", "start e w[1] 1 1 200"), None, "every start occurs once"),
     (lambda s: s.replace("start e r 1 1 103 8 -\nend e r 1 1 103 8 0\n", ""), None, "every attempt with an exit code has its start"),
     (lambda s: s.replace("9 3", "9 4"), None, "every exit code is the one that happened"),
+    (lambda s: s.replace("9 3", "9 91"), None, "outputs and artifacts arrive as they were made"),
     (lambda s: s + "start e r 1 2 105 10 -\n", lambda j: j + [event("assigned", "r", 2)], "a finished run is not run again"),
     (
         lambda s: s.replace("start e w[2] 1 1 101 6 -\n", "").replace("start e r 1 1", "start e w[2] 1 1 101 6 -\nstart e r 1 1"),
