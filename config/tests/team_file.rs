@@ -58,7 +58,22 @@ fn the_six_roles_of_s4_ship_with_their_skills() {
         assert_eq!((role.replicas, role.engine), (Replicas::Capacity, RoleEngine::Builtin));
         assert!(!role.responsibilities.is_empty() && !role.tools.is_empty());
     }
-    assert_eq!(roles.tools().into_iter().collect::<Vec<_>>(), ["fail", "file.write", "http.check", "noop", "sleep"]);
+    let tools = [
+        "backup.restore",
+        "backup.snapshot",
+        "backup.verify",
+        "fail",
+        "file.write",
+        "git.clone",
+        "git.commit",
+        "git.tag",
+        "http.check",
+        "http.wait",
+        "noop",
+        "prom.assert",
+        "sleep",
+    ];
+    assert_eq!(roles.tools().into_iter().collect::<Vec<_>>(), tools);
     assert_eq!(roles.skills_by_role().len(), 6);
 }
 

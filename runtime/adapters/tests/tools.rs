@@ -36,7 +36,22 @@ async fn run(task: Job) -> AttemptEnd {
 #[test]
 fn the_registry_names_every_tool_and_the_fault_tools_only_on_request() {
     let names: Vec<String> = tool_names(false).into_iter().collect();
-    assert_eq!(names, ["fail", "file.write", "http.check", "noop", "sleep"]);
+    let all = [
+        "backup.restore",
+        "backup.snapshot",
+        "backup.verify",
+        "fail",
+        "file.write",
+        "git.clone",
+        "git.commit",
+        "git.tag",
+        "http.check",
+        "http.wait",
+        "noop",
+        "prom.assert",
+        "sleep",
+    ];
+    assert_eq!(names, all);
     assert!(tool_names(true).contains("panic") && tool_names(true).contains("hang"));
 }
 

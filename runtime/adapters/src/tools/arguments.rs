@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Count { min: u64, max: u64 },
     /// `500ms`, `10s`, `5m`, `1h`, at most this many milliseconds.
     Duration { ms_max: u64 },
+    /// `true` or `false`.
+    Flag,
 }
 
 /// Checked arguments: texts as they are, counts, durations in milliseconds.
@@ -73,6 +75,10 @@ impl Arguments {
                 self.numbers
                     .insert(name, number.ok_or_else(|| format!("the argument `{name}` must be a whole number from {min} to {max}"))?);
             }
+            Kind::Flag => {
+                let flag = text.trim().parse::<bool>().map_err(|_| format!("the argument `{name}` must be true or false"))?;
+                self.numbers.insert(name, u64::from(flag));
+            }
             Kind::Duration { ms_max } => {
                 let ms = parse_duration(text.trim()).filter(|ms| (1..=ms_max).contains(ms));
                 let expected = || format!("the argument `{name}` must be a duration such as 500ms, 10s or 1m, at most {}s", ms_max / 1000);
@@ -90,5 +96,10 @@ impl Arguments {
     /// A count, or a duration in milliseconds.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.numbers.get(name).copied()
+    }
+
+    /// A truth value; false if it was not given.
+    pub fn flag(&self, name: &str) -> bool {
+        self.number(name) == Some(1)
     }
 }

@@ -12,8 +12,9 @@ use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::child::Launcher;
 use super::{Arguments, Context, ToolError, find};
-use crate::process::{Secrets, attempt_name, failed, fill, fill_text, no_value, work_folder};
+use crate::process::{Basics, GuardCommand, Secrets, attempt_name, failed, fill, fill_text, no_value, work_folder};
 
 /// Runs tools inside this process.
 pub struct ToolEngine {
@@ -25,13 +26,23 @@ struct Shared {
     secrets: Secrets,
     /// By reference text: `secrets.X`.
     secret_values: BTreeMap<String, String>,
+    launcher: Arc<Launcher>,
 }
 
 impl ToolEngine {
     /// An engine whose private folders are made under `data_dir`, the same as the process engine's. Nothing is touched before a job.
     pub fn new(data_dir: PathBuf, secrets: &BTreeMap<String, String>) -> Self {
         let secret_values = secrets.iter().map(|(name, value)| (format!("secrets.{name}"), value.clone())).collect();
-        Self { shared: Arc::new(Shared { data_dir, secrets: Secrets::new(secrets), secret_values }) }
+        let launcher = Arc::new(Launcher::new(data_dir.clone()));
+        Self { shared: Arc::new(Shared { data_dir, secrets: Secrets::new(secrets), secret_values, launcher }) }
+    }
+
+    /// The same engine whose tools run their programs with these basics (before: the standard `PATH`, `HOME=/`) and this guard.
+    pub fn with_programs(self, basics: Basics, guard: GuardCommand) -> Self {
+        let Shared { data_dir, secrets, secret_values, .. } = &*self.shared;
+        let launcher = Launcher::with(data_dir.clone(), guard, basics);
+        let (data_dir, secrets, secret_values) = (data_dir.clone(), secrets.clone(), secret_values.clone());
+        Self { shared: Arc::new(Shared { data_dir, secrets, secret_values, launcher: Arc::new(launcher) }) }
     }
 }
 
@@ -43,7 +54,7 @@ impl Engine for ToolEngine {
                 return failed(Outcome::Cancelled, "cancelled before it began");
             }
             let _ = news.send(JobNews::Started { pid: None });
-            let mut work = std::pin::pin!(run(&shared, &job, news));
+            let mut work = std::pin::pin!(run(&shared, &job, news, cancel.clone()));
             let end = tokio::select! {
                 biased;
                 end = &mut work => end,
@@ -67,7 +78,7 @@ fn must_finish(work: &Work) -> bool {
     }
 }
 
-async fn run(shared: &Shared, order: &JobOrder, news: mpsc::UnboundedSender<JobNews>) -> AttemptEnd {
+async fn run(shared: &Shared, order: &JobOrder, news: mpsc::UnboundedSender<JobNews>, cancel: CancellationToken) -> AttemptEnd {
     let Work::Tool { tool: name, with } = &order.job.work else {
         return failed(Outcome::Exit, "this engine runs tools only");
     };
@@ -78,7 +89,8 @@ async fn run(shared: &Shared, order: &JobOrder, news: mpsc::UnboundedSender<JobN
         Ok(with) => with,
         Err(reference) => return failed(Outcome::Exit, no_value(&reference)),
     };
-    let arguments = match Arguments::check(tool.parameters(), &with, false) {
+    let checked = Arguments::check(tool.parameters(), &with, false).and_then(|arguments| tool.check(&arguments).map(|()| arguments));
+    let arguments = match checked {
         Ok(arguments) => arguments,
         Err(error) => return failed(Outcome::Exit, format!("{name}: {error}")),
     };
@@ -86,7 +98,8 @@ async fn run(shared: &Shared, order: &JobOrder, news: mpsc::UnboundedSender<JobN
         Ok(place) => place,
         Err(ToolError { outcome, text }) => return failed(outcome, text),
     };
-    let context = Context { workspace: place.work.clone(), news };
+    let (attempt, launcher) = (attempt_name(&order.attempt), Arc::clone(&shared.launcher));
+    let context = Context { workspace: place.work.clone(), attempt, news, cancel, launcher };
     let answer = tool.run(&context, arguments).await;
     drop(place);
     match answer {

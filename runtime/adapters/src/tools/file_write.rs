@@ -1,21 +1,17 @@
 //! `file.write {path, text}`: writes one file inside the workspace, all of it or nothing.
-//!
-//! Each folder on the way is opened from the one before without following links, so no name and no race leads out of the workspace.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat, renameat};
-use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::Mode;
 
 use super::arguments::Kind;
+use super::inside::Spot;
 use super::{Arguments, Context, Parameter, Tool, ToolError};
 
 pub(super) struct FileWrite;
@@ -48,45 +44,20 @@ impl Tool for FileWrite {
 }
 
 fn write_inside(workspace: &Path, path: &str, text: &str) -> Result<(), ToolError> {
-    let refused = |reason: &str| ToolError::failed(format!("`{path}` cannot be written: {reason}"));
-    let mut names = Vec::new();
-    for part in Path::new(path).components() {
-        match part {
-            Component::Normal(name) => names.push(name),
-            Component::CurDir => {}
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
-                return Err(refused("it must stay under the workspace: relative, without `..`"));
-            }
-        }
-    }
-    let Some((name, folders)) = names.split_last() else { return Err(refused("it names no file")) };
-    if path.ends_with('/') || path.contains('\0') {
-        return Err(refused("it names no file"));
-    }
-    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
-    let mut folder: OwnedFd = open(workspace, flags, Mode::empty()).map_err(io::Error::from)?;
-    for name in folders {
-        match mkdirat(&folder, *name, Mode::from_bits_truncate(0o777)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(io::Error::from(errno).into()),
-        }
-        folder = openat(&folder, *name, flags | OFlag::O_NOFOLLOW, Mode::empty()).map_err(|errno| match errno {
-            Errno::ELOOP | Errno::ENOTDIR => refused("a part of it is a symbolic link or no folder"),
-            errno => io::Error::from(errno).into(),
-        })?;
-    }
-    let temporary = format!(".amphi-{}", uuid::Uuid::now_v7().simple());
-    let written = write_new(&folder, &temporary, text).and_then(|()| Ok(renameat(&folder, temporary.as_str(), &folder, *name)?));
+    let spot = Spot::find(workspace, path, true)?;
+    let temporary = spot.temporary()?;
+    let written = write_new(&temporary, text)
+        .and_then(|()| Ok(renameat(&spot.folder, temporary.name.as_os_str(), &spot.folder, spot.name.as_os_str())?));
     if written.is_err() {
         // Not there if it could not even be made.
-        let _ = unlinkat(&folder, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
+        let _ = temporary.remove();
     }
     Ok(written?)
 }
 
-fn write_new(folder: &OwnedFd, name: &str, text: &str) -> io::Result<()> {
+fn write_new(spot: &Spot, text: &str) -> io::Result<()> {
     let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut file = File::from(openat(folder, name, flags, Mode::from_bits_truncate(0o666))?);
+    let mut file = File::from(openat(&spot.folder, spot.name.as_os_str(), flags, Mode::from_bits_truncate(0o666))?);
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }

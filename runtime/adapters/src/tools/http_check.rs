@@ -1,14 +1,13 @@
 //! `http.check {url, status, timeout, retries}`: a GET that must answer with a status. Redirects are answers, they are not followed.
 
 use std::collections::BTreeMap;
-use std::error::Error;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::arguments::Kind;
+use super::http::{client, innermost, parse_url};
 use super::{Arguments, Context, Parameter, Tool, ToolError};
 
 const TIMEOUT_MS_DEFAULT: u64 = 10_000;
@@ -33,10 +32,7 @@ impl Tool for HttpCheck {
     fn run<'a>(&'a self, context: &'a Context, arguments: Arguments) -> BoxFuture<'a, Result<BTreeMap<String, String>, ToolError>> {
         async move {
             let text = arguments.text("url").unwrap_or_default();
-            let url = reqwest::Url::parse(text).map_err(|error| ToolError::failed(format!("`{text}` is no URL: {error}")))?;
-            if !matches!(url.scheme(), "http" | "https") {
-                return Err(ToolError::failed(format!("`{text}` is no http or https URL")));
-            }
+            let url = parse_url(text).map_err(ToolError::failed)?;
             let client = client().map_err(ToolError::failed)?;
             let expected = arguments.number("status").unwrap_or(200);
             let timeout = Duration::from_millis(arguments.number("timeout").unwrap_or(TIMEOUT_MS_DEFAULT));
@@ -61,26 +57,4 @@ impl Tool for HttpCheck {
         }
         .boxed()
     }
-}
-
-/// One client for all checks: it holds the trusted certificates and the connections.
-fn client() -> Result<reqwest::Client, String> {
-    static CLIENT: OnceLock<Result<reqwest::Client, String>> = OnceLock::new();
-    CLIENT
-        .get_or_init(|| {
-            // An error means that somebody else installed one, which serves as well.
-            rustls::crypto::ring::default_provider().install_default().ok();
-            let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).user_agent("amphi");
-            builder.build().map_err(|error| format!("no HTTP client can be made: {}", innermost(&error)))
-        })
-        .clone()
-}
-
-/// The last cause says what happened; the others say that something happened.
-fn innermost(error: &dyn Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }

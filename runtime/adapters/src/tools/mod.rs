@@ -1,31 +1,62 @@
-//! Built-in tools: small, deterministic work that needs no process.
+//! Built-in tools: small, deterministic work. The few that need a program run it under a guard, see [`child`].
 //!
 //! A tool is one file that implements [`Tool`] and one line in [`REGISTRY`]. The fault tools `panic` and `hang` are run by the agent
 //! actor, because breaking it is what they are for; here only their names are known.
 
 mod arguments;
+mod backup;
+mod backup_restore;
+mod backup_snapshot;
+mod backup_verify;
+mod child;
+mod copy;
 mod engine;
 mod fail;
 mod file_write;
+mod git;
+mod git_clone;
+mod git_commit;
+mod git_tag;
+mod http;
 mod http_check;
+mod http_wait;
+mod inside;
 mod noop;
+mod prom_assert;
 mod sleep;
+mod sqlite;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use amphi_ports::JobNews;
 use amphi_protocol::journal::Outcome;
 use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 pub use engine::{Engines, ToolEngine};
 
 use arguments::{Arguments, Parameter};
 
 /// All tools.
-const REGISTRY: &[&dyn Tool] = &[&fail::Fail, &file_write::FileWrite, &http_check::HttpCheck, &noop::Noop, &sleep::Sleep];
+const REGISTRY: &[&dyn Tool] = &[
+    &backup_restore::BackupRestore,
+    &backup_snapshot::BackupSnapshot,
+    &backup_verify::BackupVerify,
+    &fail::Fail,
+    &file_write::FileWrite,
+    &git_clone::GitClone,
+    &git_commit::GitCommit,
+    &git_tag::GitTag,
+    &http_check::HttpCheck,
+    &http_wait::HttpWait,
+    &noop::Noop,
+    &prom_assert::PromAssert,
+    &sleep::Sleep,
+];
 
 /// Tools that exist only with `AMPHI_FAULTS=1`; they take no arguments.
 const FAULT_TOOLS: [&str; 2] = ["hang", "panic"];
@@ -37,6 +68,12 @@ trait Tool: Send + Sync {
 
     /// What it takes.
     fn parameters(&self) -> &'static [Parameter];
+
+    /// Checks what types alone do not say, of the arguments that are there: at submission some may still be open. The error is for
+    /// people.
+    fn check(&self, _: &Arguments) -> Result<(), String> {
+        Ok(())
+    }
 
     /// A cancel waits for it: it changes something and would otherwise go on after its end was told.
     fn must_finish(&self) -> bool {
@@ -51,6 +88,11 @@ trait Tool: Send + Sync {
 struct Context {
     /// The folder that it may write to.
     workspace: PathBuf,
+    /// A file name for the attempt, unique in its node.
+    attempt: String,
+    /// What a tool that must finish looks at, to finish early.
+    cancel: CancellationToken,
+    launcher: Arc<child::Launcher>,
     news: mpsc::UnboundedSender<JobNews>,
 }
 
@@ -72,6 +114,11 @@ impl ToolError {
     /// It did not work out.
     fn failed(text: impl Into<String>) -> Self {
         Self { outcome: Outcome::Exit, text: text.into() }
+    }
+
+    /// It was asked to end.
+    fn cancelled() -> Self {
+        Self { outcome: Outcome::Cancelled, text: "ended on request".to_owned() }
     }
 }
 
@@ -95,7 +142,8 @@ pub fn check_arguments(tool: &str, with: &Value) -> Result<(), String> {
         return Ok(());
     }
     let Some(tool) = find(tool) else { return Err(format!("there is no tool `{tool}`")) };
-    Arguments::check(tool.parameters(), with, true).map(drop).map_err(|error| format!("{}: {error}", tool.name()))
+    let checked = Arguments::check(tool.parameters(), with, true).and_then(|arguments| tool.check(&arguments));
+    checked.map_err(|error| format!("{}: {error}", tool.name()))
 }
 
 fn find(name: &str) -> Option<&'static dyn Tool> {

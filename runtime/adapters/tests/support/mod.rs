@@ -1,6 +1,9 @@
 //! What the tests of the engines share.
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 #![allow(dead_code)] // each test binary uses its part
+#![allow(unused_imports)]
+
+mod tool_bench;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +21,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+pub use tool_bench::ToolBench;
 
 /// Time after which a test gives up: generous, the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -71,7 +71,7 @@ impl World {
         let home = environment.get("HOME").unwrap_or("/").to_owned();
         let mut config = ProcessConfig::new(spec.data.clone(), home);
         config.secrets.clone_from(&secrets);
-        let tools = Arc::new(ToolEngine::new(spec.data.clone(), &secrets));
+        let tools = Arc::new(ToolEngine::new(spec.data.clone(), &secrets).with_programs(config.basics.clone(), config.guard.clone()));
         let processes = ProcessEngine::open(config, output.clone(), objects.clone()).context("opening the process engine")?;
         let faults = environment.get("AMPHI_FAULTS") == Some("1");
         let catalog = Catalog { roles: team.roles.skills_by_role(), tools: tool_names(faults) };
