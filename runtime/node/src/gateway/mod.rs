@@ -6,6 +6,7 @@
 mod epics;
 mod fleet;
 mod history;
+mod page;
 mod request;
 mod submit;
 mod tasks;
@@ -147,7 +148,7 @@ impl Gateway {
 }
 
 fn render(answer: Answer) -> (HeaderMap, Bytes) {
-    let body = answer.map(|value| value.to_string()).and_then(|text| {
+    let body = answer.map(|value| page::fit(value, REPLY_BYTES_MAX)).and_then(|text| {
         if text.len() <= REPLY_BYTES_MAX {
             return Ok(text);
         }
