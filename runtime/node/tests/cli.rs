@@ -299,3 +299,37 @@ async fn completion_and_configuration_need_no_cluster() {
     }
     assert_eq!(run(&["completion", "tcsh"]).await.code, 2);
 }
+
+#[tokio::test]
+async fn a_graph_is_drawn_of_a_file_without_a_cluster_and_of_an_epic_with_its_states() {
+    let cluster = FakeCluster::start().await;
+    let file = epic_file(&cluster);
+    let text = cluster.run(&["epic", "graph", &file]).await;
+    assert!(text.code == 0 && text.out.starts_with("e  1 tasks, 1 runs\n  1 ★ a"), "{text:?}");
+    let drawn = cluster.run(&["epic", "graph", &file, "--svg"]).await;
+    assert!(drawn.code == 0 && drawn.out.starts_with("<svg ") && drawn.out.ends_with("</svg>\n"), "{drawn:?}");
+    let target = cluster.data.join("g.svg").display().to_string();
+    let written = cluster.run(&["epic", "graph", &file, "--svg", "-o", &target]).await;
+    assert_eq!((written.code, written.out.as_str()), (0, ""), "{written:?}");
+    assert_eq!(std::fs::read_to_string(&target).expect("there"), drawn.out);
+
+    // What a cluster says is drawn, also if it is no graph.
+    let task = |needs: &[u32]| json!({"task": "a", "kind": "run", "phase": 7, "needs": needs, "waits_for_phase": null, "runs": 1});
+    let graph = json!({"name": "e", "phases": ["p"], "tasks": [task(&[0, 9])]});
+    cluster.answer("epic.report", move |_, _| json!({"graph": graph, "critical_path": [{"task": "a"}, {"task": "z"}]}));
+    cluster.answer("epic.get", |_, _| status("failed", "failed"));
+    let shown = cluster.run(&["epic", "graph", "e-1"]).await;
+    assert!(shown.code == 0 && shown.out.contains("★ a  run  ✗ failed"), "{shown:?}");
+    assert_eq!(cluster.asked("epic.report")[0].0, json!({"epic": "e-1", "graph": true}));
+    let drawn = cluster.run(&["epic", "graph", "e-1", "--svg", "--json"]).await;
+    assert!(drawn.lines()[0]["svg"].as_str().is_some_and(|svg| svg.contains("✗ failed")), "{drawn:?}");
+
+    cluster.answer("epic.report", |_, _| error("epic.not_found", "there is no epic `e-11`", false));
+    cluster.answer("epic.list", |_, _| json!({"epics": [{"epic": "e-1"}], "next": null}));
+    let unknown = cluster.run(&["epic", "graph", "e-11"]).await;
+    assert!(unknown.code == 3 && unknown.err.contains("did you mean `e-1`?"), "{unknown:?}");
+    for wrong in [&["epic", "graph"][..], &["epic", "graph", "a b"], &["epic", "graph", "no.yaml"], &["epic", "graph", "e-1", "-o", "x"]] {
+        assert_eq!(cluster.run(wrong).await.code, 2, "{wrong:?}");
+    }
+    cluster.stop().await;
+}

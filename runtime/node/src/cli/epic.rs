@@ -14,7 +14,7 @@ use super::event_line::{Detail, event_line};
 use super::failure::{Failure, exit};
 use super::follow::{EVENTS_PAGE, FollowOptions, follow};
 use super::screen::{Cell, Paint, Screen, Style, facts, items, state_cell, state_mark, table, talk, text_of};
-use super::{Global, epic_file, epic_report, journal_file, plan, task, verdict};
+use super::{Global, epic_file, epic_report, graph, journal_file, plan, task, verdict};
 
 /// `amphi epic …`.
 #[derive(Debug, Subcommand)]
@@ -23,6 +23,8 @@ pub enum EpicCommand {
     Validate(epic_file::FileArgs),
     /// Show what an epic file expands to, offline
     Plan(epic_file::FileArgs),
+    /// Draw the graph of an epic file, or of an epic with its states
+    Graph(graph::GraphArgs),
     /// List epics
     Ls(LsArgs),
     /// One epic with its tasks
@@ -92,6 +94,7 @@ pub async fn epic(global: &Global, screen: Screen, command: EpicCommand) -> Resu
     match command {
         EpicCommand::Validate(args) => epic_file::validate(screen, &args),
         EpicCommand::Plan(args) => plan::plan(screen, &args),
+        EpicCommand::Graph(args) => graph::graph(global, screen, &args).await,
         EpicCommand::Ls(args) => ls(global, screen, args).await,
         EpicCommand::Show(args) => show(global, screen, &args.id).await,
         EpicCommand::Watch(args) => watch(global, screen, args).await,

@@ -19,6 +19,8 @@ mod events;
 mod failure;
 mod feed;
 mod follow;
+mod graph;
+mod graph_svg;
 mod incident;
 mod journal_file;
 mod lock;
