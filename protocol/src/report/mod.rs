@@ -7,8 +7,10 @@
 //! **Coordination overhead** (S4.44) is the time that runnable work waits before an agent starts it, over the makespan. An attempt is
 //! runnable from the latest of these: its `task.ready`; the last `lock.released` of this epic that conflicts with a lock it was granted;
 //! the last end of an attempt of this epic on the same agent, or, if it was told to wait for `capacity` or `no_agent`, on the same node.
-//! It waits until its `task.started`, or until its end if it never started. `overhead` counts each moment once, however many attempts
-//! wait in it; `summed_ms` counts every attempt.
+//! It waits until its `task.started`, or until its end if it never started. `overhead` counts each moment in which any attempt waits,
+//! once: with many agents and short tasks somebody nearly always waits for a moment, and it comes near 1 although most agents work.
+//! `critical_path_share` counts only the waits on the critical path: the part of the makespan that coordination cost. `summed_ms`
+//! counts the waits of all attempts.
 //! What the events of one epic cannot show is not counted: if a task was told to wait and nothing in this epic explains the wait (a lock
 //! or an agent that another epic had, an agent that joined later), it counts as runnable from its assignment on. Locks are compared by
 //! name, not as globs.
@@ -113,6 +115,10 @@ pub struct Coordination {
     pub overhead: Option<f64>,
     /// Time in which at least one attempt was runnable and not started.
     pub waited_ms: u64,
+    /// Such waits on the critical path.
+    pub critical_path_ms: u64,
+    /// `critical_path_ms / makespan_ms`; `null` if the makespan is 0.
+    pub critical_path_share: Option<f64>,
     /// The waits of all attempts together.
     pub summed_ms: u64,
     /// The longest wait of one attempt.
@@ -228,7 +234,7 @@ impl Reporter {
             critical_path_steps: path.count,
             critical_path_ran_ms: path.ran_ms,
             critical_path_waited_ms: path.waited_ms,
-            coordination: coordination(&history, end, makespan),
+            coordination: coordination(&history, path.coordination_ms, end, makespan),
             utilisation: ratio(agents.iter().map(|agent| agent.busy_ms).sum(), makespan.saturating_mul(used as u64)),
             agents,
             agents_used: used,
@@ -284,7 +290,7 @@ fn agent_shares(history: &collect::History, end: u64, makespan: u64) -> Vec<Agen
     shares
 }
 
-fn coordination(history: &collect::History, end: u64, makespan: u64) -> Coordination {
+fn coordination(history: &collect::History, on_path: u64, end: u64, makespan: u64) -> Coordination {
     let mut waits: Vec<(u64, u64)> = history.spans.iter().filter_map(|span| span.coordination_wait(end)).collect();
     waits.sort_unstable();
     let (mut waited, mut summed, mut longest, mut covered) = (0, 0, 0, 0);
@@ -294,5 +300,12 @@ fn coordination(history: &collect::History, end: u64, makespan: u64) -> Coordina
         waited += to.saturating_sub(from.max(covered));
         covered = covered.max(to);
     }
-    Coordination { overhead: ratio(waited, makespan), waited_ms: waited, summed_ms: summed, longest_ms: longest }
+    Coordination {
+        overhead: ratio(waited, makespan),
+        waited_ms: waited,
+        critical_path_ms: on_path,
+        critical_path_share: ratio(on_path, makespan),
+        summed_ms: summed,
+        longest_ms: longest,
+    }
 }

@@ -9,11 +9,13 @@ pub(super) struct Path {
     pub count: usize,
     pub ran_ms: u64,
     pub waited_ms: u64,
+    /// The part of `waited_ms` that is coordination.
+    pub coordination_ms: u64,
 }
 
 /// Walks back from the attempt that ended last. Every step goes to an earlier span, so it ends.
 pub(super) fn critical_path(history: &History, submitted: u64, now: u64) -> Path {
-    let mut path = Path { steps: Vec::new(), count: 0, ran_ms: 0, waited_ms: 0 };
+    let mut path = Path { steps: Vec::new(), count: 0, ran_ms: 0, waited_ms: 0, coordination_ms: 0 };
     let attempts = || history.spans.iter().enumerate().filter(|(_, span)| span.assigned.is_some());
     let last = attempts().filter_map(|(position, span)| Some((span.ended?, position))).max();
     let mut at = last.map(|(_, position)| position);
@@ -25,6 +27,7 @@ pub(super) fn critical_path(history: &History, submitted: u64, now: u64) -> Path
         let from = before.map_or(submitted, |before| history.spans[before].ended.map_or(now, |end| end.ms));
         path.ran_ms += span.ran(now);
         path.waited_ms += (ended - span.ran(now)).saturating_sub(from);
+        path.coordination_ms += span.coordination_wait(now).map_or(0, |(from, to)| to - from);
         if path.steps.len() < REPORT_LIST_MAX {
             path.steps.push(step(history, span, before, submitted, now));
         }

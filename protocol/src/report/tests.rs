@@ -128,7 +128,15 @@ fn the_example_has_the_numbers_worked_out_by_hand() {
     // 200 + 20 + 200 + 60 ran, 20 + 10 + 70 + 20 did not.
     assert_eq!((report.critical_path_ran_ms, report.critical_path_waited_ms), (480, 120));
     // a 0..10 lies within b 0..20; c 220..230 and 300..320; f 520..540. c's wait for the lock and its backoff are no coordination.
-    let coordination = Coordination { overhead: Some(0.1167), waited_ms: 70, summed_ms: 80, longest_ms: 20 };
+    // On the path: b 20, c 10 and 20, f 20, which is all but a's.
+    let coordination = Coordination {
+        overhead: Some(0.1167),
+        waited_ms: 70,
+        critical_path_ms: 70,
+        critical_path_share: Some(0.1167),
+        summed_ms: 80,
+        longest_ms: 20,
+    };
     assert_eq!(report.coordination, coordination);
     let agents: Vec<_> = report.agents.iter().map(|a| (a.agent.as_str(), a.attempts, a.busy_ms, a.utilisation)).collect();
     assert_eq!(agents, [("x", 3, 360, 0.6), ("y", 2, 220, 0.3667)]);
@@ -359,6 +367,8 @@ proptest! {
         prop_assert_eq!(report.coordination.summed_ms, delay * report.attempts);
         prop_assert_eq!(report.coordination.longest_ms, delay);
         prop_assert!(report.coordination.waited_ms <= report.makespan_ms.min(report.coordination.summed_ms));
+        prop_assert_eq!(report.coordination.critical_path_ms, report.critical_path_waited_ms);
+        prop_assert!(report.coordination.critical_path_ms <= report.coordination.waited_ms);
         // This scheduler never idles without a cause, so the path explains every moment, and waits on it are delays.
         let steps = &report.critical_path;
         prop_assert_eq!(report.critical_path_ran_ms + report.critical_path_waited_ms, report.makespan_ms);

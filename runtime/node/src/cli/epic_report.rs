@@ -124,10 +124,11 @@ fn report_text(report: &EpicReport, style: Style) -> String {
             (
                 "coordination overhead",
                 format!(
-                    "{} (runnable work waited {}, one attempt {} at most)",
+                    "{}: runnable work waited {}, {} of it on the critical path ({})",
                     percent(coordination.overhead),
                     ms_text(coordination.waited_ms),
-                    ms_text(coordination.longest_ms)
+                    ms_text(coordination.critical_path_ms),
+                    percent(coordination.critical_path_share)
                 ),
             ),
             ("utilisation", format!("{} of {} agents", percent(report.utilisation), report.agents_used)),
@@ -248,7 +249,7 @@ mod tests {
              sequential             160ms\n\
              speed-up               0.80 x\n\
              critical path          160ms in attempts, 20ms between them\n\
-             coordination overhead  10.0 % (runnable work waited 20ms, one attempt 20ms at most)\n\
+             coordination overhead  10.0 %: runnable work waited 20ms, 20ms of it on the critical path (10.0 %)\n\
              utilisation            80.0 % of 1 agents\n\
              tasks                  1 succeeded\n\
              completion             100.0 %\n\
