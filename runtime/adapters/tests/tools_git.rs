@@ -155,9 +155,10 @@ async fn a_commit_takes_what_is_staged_or_all_and_a_repeated_one_changes_nothing
     assert_eq!((text(&end, "sha"), text(&end, "committed")), (git(&folder, &["rev-parse", "HEAD"]).as_str(), "true"));
     assert_eq!(git(&folder, &["log", "-1", "--format=%an %ae %cn|%s"]), "Ann ann@example.org amphi|--amend");
     assert_eq!(git(&folder, &["status", "--porcelain"]), "?? sub/");
+    bench.write("repo/sub/.amphi-1", "what another tool is writing");
     let all = json!({"path": "repo/sub", "message": "all", "all": true});
     let end = bench.run("git.commit", all.clone()).await;
-    assert_eq!((text(&end, "committed"), git(&folder, &["status", "--porcelain"]).as_str()), ("true", ""));
+    assert_eq!((text(&end, "committed"), git(&folder, &["status", "--porcelain"]).as_str()), ("true", "?? sub/.amphi-1"));
     let again = bench.run("git.commit", all).await;
     assert_eq!((text(&again, "committed"), text(&again, "sha")), ("false", text(&end, "sha")));
     assert_eq!(git(&folder, &["rev-list", "--count", "HEAD"]), "2");
@@ -246,12 +247,14 @@ async fn nothing_that_a_repository_brings_is_run() {
     assert!(traces.is_empty(), "{traces:?}");
 }
 
-/// A git that starts a child of its own and never ends; it writes both pids.
+/// A git that makes half a clone, starts a child of its own and never ends; it writes both pids.
 fn hanging_git(bench: &ToolBench) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let folder = bench.outside("bin");
     let pids = bench.outside("pids");
-    let script = format!("#!/bin/sh\ntrap '' TERM\nsleep 1000 &\necho $$ $! > {0}/new\nmv {0}/new {0}/pids\nwait\nwait\n", pids.display());
+    let half = "for last; do :; done\nmkdir \"$last\" && echo half > \"$last/file\"";
+    let script =
+        format!("#!/bin/sh\ntrap '' TERM\n{half}\nsleep 1000 &\necho $$ $! > {0}/new\nmv {0}/new {0}/pids\nwait\nwait\n", pids.display());
     std::fs::write(folder.join("git"), script).unwrap();
     std::fs::set_permissions(folder.join("git"), std::fs::Permissions::from_mode(0o755)).unwrap();
     folder
@@ -270,6 +273,7 @@ async fn a_cancel_returns_when_git_and_its_children_are_dead_and_leaves_no_half_
     let running = bench.start_with_path("git.clone", json!({"url": "https://host.invalid/x", "path": "new"}), &path);
     let pids = pids(&bench);
     assert!(pids.len() == 2 && pids.iter().all(|pid| is_alive(*pid)));
+    assert_eq!(bench.names(".").len(), 1);
     running.cancel.cancel();
     assert_eq!(running.end().await.outcome, Outcome::Cancelled);
     assert!(pids.iter().all(|pid| !is_alive(*pid)));

@@ -13,6 +13,9 @@ use super::git::{Git, check_message, parse_author};
 use super::inside::names_of;
 use super::{Arguments, Context, Parameter, Tool, ToolError};
 
+/// What other tools are writing at this moment, or left when their node died.
+const NOT_OURS: &str = ":(top,exclude,glob)**/.amphi-*";
+
 pub(super) struct GitCommit;
 
 impl Tool for GitCommit {
@@ -43,7 +46,7 @@ impl Tool for GitCommit {
         async move {
             let git = Git::open(context, arguments.text("path").unwrap_or_default()).await?.with_author(arguments.text("author"))?;
             if arguments.flag("all") {
-                git.must("stage the changes", &["add", "--all", "--", ":/"], &[]).await?;
+                git.must("stage the changes", &["add", "--all", "--", ":/", NOT_OURS], &[]).await?;
             }
             let before = git.commit_of("HEAD").await?;
             if let Some(sha) = before {
