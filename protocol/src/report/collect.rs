@@ -65,7 +65,7 @@ pub(super) struct Task {
     /// Its last span.
     span: Option<usize>,
     /// How it ended; `None` while it has not.
-    end: Option<&'static str>,
+    pub end: Option<&'static str>,
 }
 
 type Freed = (Mark, usize);

@@ -69,7 +69,7 @@ pub struct EpicReport {
     pub agents_used: usize,
     /// Task instances by how they ended; `open` have not. What was never ready nor ended has left no event and is not counted.
     pub tasks: BTreeMap<String, u64>,
-    /// Succeeded instances of all that were not skipped; `null` if there are none.
+    /// Succeeded instances of those that ended and were not skipped; `null` if there are none.
     pub completion_rate: Option<f64>,
     /// Attempts that were assigned.
     pub attempts: u64,
@@ -220,8 +220,7 @@ impl Reporter {
         let agents = agent_shares(&history, end, makespan);
         let sequential = history.spans.iter().filter(|span| span.outcome == Some(EventType::TaskSucceeded)).map(|s| s.ran(end)).sum();
         let used = agents.len();
-        let skipped = history.count("skipped");
-        let counted = history.tasks.len() as u64 - skipped;
+        let ended = history.tasks.values().filter(|task| task.end.is_some_and(|end| end != "skipped")).count() as u64;
         let mut report = EpicReport {
             epic,
             state: history.state.to_owned(),
@@ -239,7 +238,7 @@ impl Reporter {
             agents,
             agents_used: used,
             tasks: history.counts(),
-            completion_rate: ratio(history.count("succeeded"), counted),
+            completion_rate: ratio(history.count("succeeded"), ended),
             attempts: history.spans.iter().filter(|span| span.assigned.is_some()).count() as u64,
             retries: history.retry_causes.values().sum(),
             retry_causes: history.retry_causes,

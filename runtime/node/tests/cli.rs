@@ -305,7 +305,7 @@ async fn a_graph_is_drawn_of_a_file_without_a_cluster_and_of_an_epic_with_its_st
     let cluster = FakeCluster::start().await;
     let file = epic_file(&cluster);
     let text = cluster.run(&["epic", "graph", &file]).await;
-    assert!(text.code == 0 && text.out.starts_with("e  1 tasks, 1 runs\n  1 ★ a"), "{text:?}");
+    assert!(text.code == 0 && text.out.starts_with("e  1 task, 1 run\n  1 ★ a"), "{text:?}");
     let drawn = cluster.run(&["epic", "graph", &file, "--svg"]).await;
     assert!(drawn.code == 0 && drawn.out.starts_with("<svg ") && drawn.out.ends_with("</svg>\n"), "{drawn:?}");
     let target = cluster.data.join("g.svg").display().to_string();

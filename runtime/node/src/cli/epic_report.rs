@@ -16,7 +16,7 @@ use super::Global;
 use super::client::Client;
 use super::epic::ask_epic;
 use super::failure::{Failure, exit};
-use super::screen::{Cell, Paint, Screen, Style, duration_text, facts, state_mark, table};
+use super::screen::{Cell, Paint, Screen, Style, counted, duration_text, facts, state_mark, table};
 
 /// Longest line of a history: an event with the outputs of its task.
 const LINE_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -131,7 +131,7 @@ fn report_text(report: &EpicReport, style: Style) -> String {
                     percent(coordination.critical_path_share)
                 ),
             ),
-            ("utilisation", format!("{} of {} agents", percent(report.utilisation), report.agents_used)),
+            ("utilisation", format!("{} of {}", percent(report.utilisation), counted(report.agents_used as u64, "agent"))),
             ("tasks", counts(&report.tasks)),
             ("completion", percent(report.completion_rate)),
             ("attempts", format!("{}, retries {retries}", report.attempts)),
@@ -157,11 +157,13 @@ fn path_text(report: &EpicReport, style: Style) -> String {
 }
 
 fn path_row(step: &PathStep) -> Vec<Cell> {
-    let task = if step.attempt > 1 { format!("{} attempt {}", step.task, step.attempt) } else { step.task.clone() };
+    let part = |what: &str, number: u32| if number > 1 { format!(" {what} {number}") } else { String::new() };
+    let task = format!("{}{}{}", step.task, part("run", step.run), part("attempt", step.attempt));
     let after = step.after.as_deref().filter(|_| step.waited_for != "other").map_or(String::new(), |after| format!(" of {after}"));
     let waited_for = match step.waited_for.as_str() {
         "needs" => step.after.clone().unwrap_or_else(|| "needs".to_owned()),
         "retry" => "its retry".to_owned(),
+        "person" => "a person".to_owned(),
         what => format!("{what}{after}"),
     };
     let ran = step.started_ms.map(|started| step.ended_ms.saturating_sub(started));
@@ -250,7 +252,7 @@ mod tests {
              speed-up               0.80 x\n\
              critical path          160ms in attempts, 20ms between them\n\
              coordination overhead  10.0 %: runnable work waited 20ms, 20ms of it on the critical path (10.0 %)\n\
-             utilisation            80.0 % of 1 agents\n\
+             utilisation            80.0 % of 1 agent\n\
              tasks                  1 succeeded\n\
              completion             100.0 %\n\
              attempts               1, retries none\n\

@@ -16,7 +16,7 @@ use super::client::Client;
 use super::epic::ask_epic;
 use super::failure::{Failure, exit};
 use super::graph_svg::svg;
-use super::screen::{Paint, Screen, Style, items, state_mark, talk, visible};
+use super::screen::{Paint, Screen, Style, counted, items, state_mark, talk, visible};
 use super::{Global, epic_file};
 
 /// Tasks of one phase and layer that the text lists; the rest is folded.
@@ -191,10 +191,13 @@ impl Drawing {
     /// `e-1  8 tasks, 13 runs, 3 phases`.
     pub fn title(&self) -> String {
         let runs: u64 = self.graph.tasks.iter().map(|task| u64::from(task.runs)).sum();
-        let phases = if self.graph.phases.is_empty() { String::new() } else { format!(", {} phases", self.graph.phases.len()) };
+        let phases = match self.graph.phases.len() {
+            0 => String::new(),
+            phases => format!(", {}", counted(phases as u64, "phase")),
+        };
         let name = self.epic.as_deref().unwrap_or(&self.graph.name);
         let state = self.state.as_deref().map_or(String::new(), |state| format!("  {} {state}", state_mark(state).0));
-        format!("{name}{state}  {} tasks, {runs} runs{phases}", self.graph.tasks.len())
+        format!("{name}{state}  {}, {}{phases}", counted(self.graph.tasks.len() as u64, "task"), counted(runs, "run"))
     }
 
     /// All tasks by phase and layer, at most `most` shown of each: those of the critical path first, then the most urgent.

@@ -233,6 +233,11 @@ pub fn items<'v>(value: &'v Value, field: &str) -> &'v [Value] {
     value[field].as_array().map_or(&[], Vec::as_slice)
 }
 
+/// `1 task`, `2 tasks`.
+pub fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 /// `4m12s`, `3.2s`, `0.04s`.
 pub fn duration_text(ms: u64) -> String {
     let seconds = ms / 1000;
