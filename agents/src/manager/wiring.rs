@@ -61,7 +61,25 @@ async fn answer(bus: &dyn MessageBus, manager: &ManagerHandle, message: BusMessa
     }
 }
 
+/// What the Manager tells itself is not for others to say: who leads, that time passes, who is silent or lost. A submission comes
+/// through its own gateway only, because its specification does not travel with it.
+fn may_come_from_outside(input: &Input) -> bool {
+    match input {
+        Input::Lead { .. } | Input::LoseNode { .. } | Input::Silent { .. } | Input::Tick | Input::Submit(_) => false,
+        Input::CancelEpic { .. }
+        | Input::CancelTask { .. }
+        | Input::RetryTask { .. }
+        | Input::ResolveIncident { .. }
+        | Input::Join(_)
+        | Input::Agent(_)
+        | Input::Attempt(_) => true,
+    }
+}
+
 async fn take(manager: &ManagerHandle, inputs: Vec<Input>) -> Result<serde_json::Value, ApiError> {
+    if !inputs.iter().all(may_come_from_outside) {
+        return Err(ApiError::new(ErrorCode::RequestInvalid, "an input that only the Manager itself may give"));
+    }
     let answers = futures::future::join_all(inputs.into_iter().map(|input| manager.take(input))).await;
     let (mut last_epoch, mut last_index) = (0, 0);
     let mut results = Vec::with_capacity(answers.len());
