@@ -12,6 +12,7 @@ mod submit;
 mod tasks;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use amphi_adapters::nats::NatsOutputLog;
 use amphi_agents::ManagerHandle;
@@ -41,8 +42,6 @@ const REPLY_BYTES_MAX: usize = 7 * 1024 * 1024;
 pub struct Gateway {
     /// The Manager of this node.
     pub manager: ManagerHandle,
-    /// The connection.
-    pub client: Client,
     /// For questions to other nodes.
     pub bus: Arc<dyn MessageBus>,
     /// For large specifications.
@@ -57,6 +56,8 @@ pub struct Gateway {
     pub roles: Value,
     /// The shard.
     pub shard: ShardId,
+    /// True once every verb has been served.
+    pub serving: Arc<AtomicBool>,
     pub(crate) history: History,
 }
 
@@ -102,12 +103,14 @@ endpoints! {
 }
 
 impl Gateway {
-    /// Serves until the future is dropped. `$SRV.*` is answered by the service's own task, which never waits for a verb.
+    /// Serves on `client` until the future is dropped. `$SRV.*` is answered by the service's own task, which never waits for a verb.
+    /// The connection must serve nothing else: a message with a malformed header, which any client can send, makes the library give
+    /// the whole connection up. Then this ends.
     ///
     /// # Errors
     /// The service could not be registered.
-    pub async fn serve(self: Arc<Self>) -> Result<(), async_nats::Error> {
-        let builder = self.client.service_builder().description("Amphitheatre: epics, tasks, agents, locks");
+    pub async fn serve(self: Arc<Self>, client: Client) -> Result<(), async_nats::Error> {
+        let builder = client.service_builder().description("Amphitheatre: epics, tasks, agents, locks");
         let service = builder.start(subjects::SERVICE_NAME, env!("CARGO_PKG_VERSION")).await?;
         let group = service.group(subjects::API_GROUP);
         let at_once = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
@@ -126,7 +129,10 @@ impl Gateway {
                 }
             });
         }
-        while endpoints.join_next().await.is_some() {}
+        client.flush().await?;
+        self.serving.store(true, Ordering::Relaxed);
+        // All end together, with the connection.
+        endpoints.join_next().await;
         Ok(())
     }
 

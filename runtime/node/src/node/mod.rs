@@ -8,6 +8,7 @@ mod tree;
 mod world;
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use amphi_adapters::nats::managed::{DataLock, LockError};
@@ -17,6 +18,7 @@ use amphi_config::{Environment, Sources, TeamConfig, load};
 use amphi_protocol::ids::Incarnation;
 use amphi_supervisors::SupervisorMessage;
 use anyhow::{Context as _, bail};
+use async_nats::client::FlushErrorKind;
 use ractor::ActorRef;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +32,8 @@ use world::World;
 const FORMER_LIFE: Duration = Duration::from_secs(20);
 /// Running tasks may go on for so long after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(25);
+/// How often the node looks whether its connection still is one.
+const CONNECTION_CHECK: Duration = Duration::from_secs(1);
 
 /// Runs a node until it is told to end or `up` is gone. Returns the exit code.
 pub async fn run() -> u8 {
@@ -55,7 +59,7 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
     let incarnation = begin_life(&spec.data)?;
     let (team, environment) = configuration(&spec)?;
     let world = World::open(&spec, &team, &environment).await?;
-    let memory = world.memory.clone();
+    let (memory, client) = (world.memory.clone(), world.client.clone());
     let tree = Tree::plant(&spec, incarnation, &team, world).await?;
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let [terminate, interrupt] = &mut signals;
@@ -63,6 +67,7 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
     tokio::select! {
         () = gone.cancelled() => bail!("`up` is gone"),
         () = died(root) => bail!("the root supervisor gave up"),
+        () = given_up(&client) => bail!("the connection to NATS is given up"),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         ready = tell_when_ready(&spec, &tree) => {
@@ -70,6 +75,7 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
             tokio::select! {
                 () = gone.cancelled() => bail!("`up` is gone"),
                 () = died(tree.root.clone()) => bail!("the root supervisor gave up"),
+                () = given_up(&client) => bail!("the connection to NATS is given up"),
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
@@ -126,7 +132,7 @@ fn configuration(spec: &NodeSpec) -> anyhow::Result<(TeamConfig, Environment)> {
     Ok((loaded.team, environment))
 }
 
-/// Ready is who is registered and, with a seat, leads (in one node's cluster: this one).
+/// Ready is who is registered and, with a seat, leads (in one node's cluster: this one) and serves.
 async fn tell_when_ready(spec: &NodeSpec, tree: &Tree) -> anyhow::Result<()> {
     if spec.seat {
         let mut leadership = tree.manager.leadership();
@@ -134,13 +140,24 @@ async fn tell_when_ready(spec: &NodeSpec, tree: &Tree) -> anyhow::Result<()> {
     }
     loop {
         match tree.desk.snapshot().await {
-            Some(desk) if desk.joined => break,
+            Some(desk) if desk.joined && (!spec.seat || tree.serving.load(Ordering::Relaxed)) => break,
             Some(_) | None => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
     announce_ready(None).context("`up` does not listen")?;
     std::future::ready(()).await;
     Ok(())
+}
+
+/// Waits until the library has given the node's connection up, which no reconnecting mends: its task has died, for instance of a message
+/// with a malformed header. Without it the node hears nothing any more, so its next life takes over.
+async fn given_up(client: &async_nats::Client) {
+    loop {
+        tokio::time::sleep(CONNECTION_CHECK).await;
+        if client.flush().await.is_err_and(|error| error.kind() == FlushErrorKind::SendError) {
+            return;
+        }
+    }
 }
 
 async fn died(root: ActorRef<SupervisorMessage>) {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
+use amphi_adapters::nats::connect_later;
 use amphi_agents::desk::wiring::serve_commands;
 use amphi_agents::manager::wiring::{serve_heartbeats, serve_inputs};
 use amphi_agents::manager::{Manager, ManagerArguments};
@@ -42,6 +43,8 @@ pub struct Tree {
     pub root: ActorRef<SupervisorMessage>,
     pub desk: DeskHandle,
     pub manager: ManagerHandle,
+    /// True once the API has been served.
+    pub serving: Arc<AtomicBool>,
 }
 
 struct Planting<'a> {
@@ -54,6 +57,7 @@ struct Planting<'a> {
     manager: ManagerHandle,
     registry: AgentRegistry,
     jobs: Arc<Jobs>,
+    serving: Arc<AtomicBool>,
 }
 
 impl Tree {
@@ -71,10 +75,11 @@ impl Tree {
             manager: ManagerHandle::default(),
             registry: AgentRegistry::new(),
             jobs,
+            serving: Arc::default(),
         };
         let arguments = SupervisorArguments { spec: planting.root(), board: planting.board.clone(), on_child_event: no_hook() };
         let (root, _) = Supervisor::spawn(arguments).await.context("the root supervisor cannot start")?;
-        Ok(Self { root, desk, manager: planting.manager })
+        Ok(Self { root, desk, manager: planting.manager, serving: planting.serving })
     }
 }
 
@@ -181,7 +186,6 @@ impl Planting<'_> {
         let world = &self.world;
         let gateway = Arc::new(Gateway {
             manager: self.manager.clone(),
-            client: world.client.clone(),
             bus: world.bus.clone(),
             objects: world.objects.clone(),
             journal: world.journal.clone(),
@@ -189,15 +193,21 @@ impl Planting<'_> {
             catalog: world.catalog.clone(),
             roles: Value::Array(self.team.roles.by_name.iter().map(role_view).collect()),
             shard: SHARD,
+            serving: self.serving.clone(),
             history: Default::default(),
         });
+        let (nats, name) = (self.spec.nats.clone(), format!("amphi {} gateway", self.node()));
         service(
             self.node().as_str(),
             "gateway",
             Arc::new(move || {
-                let gateway = gateway.clone();
+                let (gateway, nats, name) = (gateway.clone(), nats.clone(), name.clone());
                 Box::pin(async move {
-                    match gateway.serve().await {
+                    let client = match connect_later(&nats, &name).await {
+                        Ok(client) => client,
+                        Err(error) => return error.to_string(),
+                    };
+                    match gateway.serve(client).await {
                         Ok(()) => "the service ended".to_owned(),
                         Err(error) => error.to_string(),
                     }
