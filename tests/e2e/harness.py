@@ -377,7 +377,10 @@ class Cluster:
     async def ask(self, subject, body=b"", headers=None, deadline=None):
         """One request; the raw reply."""
         data = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
-        return await self.connection.request(subject, data, timeout=deadline or DEADLINE, headers=headers)
+        try:
+            return await self.connection.request(subject, data, timeout=deadline or DEADLINE, headers=headers)
+        except nats.errors.TimeoutError:
+            raise AssertionError(f"no answer from {subject} within {deadline or DEADLINE:.0f} s to {short(data, 200)}") from None
 
     async def api(self, verb, body=b"", headers=None, deadline=None):
         """Asks `amphi.api.<verb>`; an error reply is raised as `Refused`."""
@@ -438,6 +441,33 @@ class Cluster:
         for epic in epics[:: max(1, len(epics) // 12)]:
             verdict = await self.api("epic.verify", {"epic": epic["epic"]})
             assert verdict["ok"], f"{epic['epic']}: {short([law for law in verdict['laws'] if law['result'] == 'violated'])}"
+
+
+async def in_its_own(c, work, arguments=()):
+    """Gives `work` a cluster of its own, and ends that."""
+    cluster = Cluster(tempfile.mkdtemp(prefix="own-", dir=c.folder), ["--capacity", "4", *arguments])
+    try:
+        await cluster.start()
+        return await work(cluster)
+    except Exception as error:
+        raise AssertionError(f"{error}\n--- log of its own cluster\n{cluster.up.log(20)}") from error
+    finally:
+        await cluster.stop()
+
+
+async def accepted(own, name):
+    body = {"document": {"version": 1, "name": name, "tasks": {"a": {"run": "true"}}}, "id": name}
+    try:
+        return (await own.api("epic.submit", body, deadline=3))["epic"]
+    except (AssertionError, Refused, nats.errors.Error, OSError):
+        return None
+
+
+async def ended(own, epic):
+    try:
+        return (await own.api("epic.get", {"epic": epic}, deadline=3))["state"] == "succeeded"
+    except (AssertionError, Refused, nats.errors.Error, OSError):
+        return None
 
 
 # --- a server for http.check -------------------------------------------------------------------------------------------------------

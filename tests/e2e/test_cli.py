@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import stat
-import tempfile
 
 from harness import *
 
@@ -331,18 +330,6 @@ async def test_the_ready_file_is_private_and_complete(c):
     same(stat.S_IMODE(os.stat(c.up.data).st_mode) & 0o077, 0, "the data folder is private")
 
 
-async def in_its_own(c, work, arguments=()):
-    """Gives `work` a cluster of its own, and ends that."""
-    cluster = Cluster(tempfile.mkdtemp(prefix="own-", dir=c.folder), ["--capacity", "4", *arguments])
-    try:
-        await cluster.start()
-        return await work(cluster)
-    except Exception as error:
-        raise AssertionError(f"{error}\n--- log of its own cluster\n{cluster.up.log(20)}") from error
-    finally:
-        await cluster.stop()
-
-
 async def test_sigterm_lets_running_tasks_finish_and_the_next_up_goes_on(c):
     async def work(own):
         starts, go = f"{own.folder}/starts", f"{own.folder}/go"
@@ -399,21 +386,6 @@ async def test_a_dead_nats_server_and_a_dead_node_come_back(c):
             same((await own.api("epic.verify", {"epic": id}))["ok"], True, id)
 
     await in_its_own(c, work)
-
-
-async def accepted(own, name):
-    body = {"document": {"version": 1, "name": name, "tasks": {"a": {"run": "true"}}}, "id": name}
-    try:
-        return (await own.api("epic.submit", body, deadline=3))["epic"]
-    except (Refused, nats.errors.Error, OSError):
-        return None
-
-
-async def ended(own, epic):
-    try:
-        return (await own.api("epic.get", {"epic": epic}, deadline=3))["state"] == "succeeded"
-    except (Refused, nats.errors.Error, OSError):
-        return None
 
 
 async def test_two_nodes_share_the_work(c):
