@@ -241,6 +241,8 @@ impl ManagerState {
 
     /// An input made the core panic: it is refused, kept as a dead letter, and the seat is rebuilt from the journal without it.
     fn poisoned(&mut self) -> ActorProcessingErr {
+        // Before anybody hears of it: whoever waits for the next leader must not see this one.
+        self.arguments.handle.lost();
         let Some((ticket, input)) = self.seat.take().as_mut().and_then(Seat::poison) else {
             return "the core failed outside of an input".into();
         };

@@ -52,6 +52,9 @@ pub enum ConnectError {
     /// Nobody answered there, or the login was refused.
     #[error("could not connect to NATS")]
     Unreachable(#[source] async_nats::ConnectError),
+    /// The connection is still being made.
+    #[error("no NATS server has answered yet")]
+    NotYet,
     /// The server is too old.
     #[error("the NATS server has version {found}; 2.11 or newer is needed")]
     Version {
@@ -149,8 +152,12 @@ fn log_event(client: &str, outage: &AtomicBool, event: Event) {
 
 /// Checks that the connected server is one that this system can run on: 2.11 or newer, with JetStream for this user.
 pub async fn check_server(client: &Client) -> Result<(), ConnectError> {
+    let found = client.server_info().version;
+    if found.is_empty() {
+        return Err(ConnectError::NotYet);
+    }
     if !client.is_server_compatible(2, 11, 0) {
-        return Err(ConnectError::Version { found: client.server_info().version });
+        return Err(ConnectError::Version { found });
     }
     jetstream_context(client, REQUEST_TIMEOUT).query_account().await.map_err(|e| ConnectError::NoJetStream(Some(Box::new(e))))?;
     Ok(())
