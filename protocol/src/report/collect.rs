@@ -237,7 +237,7 @@ impl History {
         };
         let lock = ready.locks.iter().filter_map(|(resource, writes)| self.freed_lock(resource, *writes)).max();
         let on_agent = agent.as_ref().and_then(|agent| self.agents.get(agent)).copied();
-        let for_capacity = matches!(ready.reason.as_deref(), Some("capacity" | "no_agent"));
+        let for_capacity = ready.reason.as_deref() == Some("capacity");
         let on_node = node.as_ref().filter(|_| for_capacity).and_then(|node| self.nodes.get(node)).copied();
         let since_ready = |freed: Option<Freed>| freed.filter(|(end, _)| *end > ready.at);
         let (lock, worker) = (since_ready(lock), since_ready(on_agent.max(on_node)));
@@ -248,7 +248,8 @@ impl History {
         let explained = match ready.reason.as_deref() {
             None => true,
             Some("lock") => lock.is_some(),
-            Some("capacity" | "no_agent") => worker.is_some(),
+            Some("capacity") => worker.is_some(),
+            // `no_agent`: an agent joined or came back, which no event of this epic tells.
             Some(_) => false,
         };
         if !explained {

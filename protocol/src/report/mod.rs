@@ -6,7 +6,7 @@
 //!
 //! **Coordination overhead** (S4.44) is the time that runnable work waits before an agent starts it, over the makespan. An attempt is
 //! runnable from the latest of these: its `task.ready`; the last `lock.released` of this epic that conflicts with a lock it was granted;
-//! the last end of an attempt of this epic on the same agent, or, if it was told to wait for `capacity` or `no_agent`, on the same node.
+//! the last end of an attempt of this epic on the same agent, or, if it was told to wait for `capacity`, on the same node.
 //! It waits until its `task.started`, or until its end if it never started. `overhead` counts each moment in which any attempt waits,
 //! once: with many agents and short tasks somebody nearly always waits for a moment, and it comes near 1 although most agents work.
 //! `critical_path_share` counts only the waits on the critical path: the part of the makespan that coordination cost. `summed_ms`

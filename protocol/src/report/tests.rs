@@ -182,6 +182,62 @@ fn a_wait_that_this_epic_does_not_explain_is_not_counted() {
 }
 
 #[test]
+fn an_agent_that_comes_back_explains_no_wait_by_its_last_end() {
+    let mut log = Log::new();
+    log.ready(0, "a");
+    log.assigned(0, "a x", 1);
+    log.started(10, "a x", 1);
+    log.ready(20, "b");
+    log.waits(20, "b", "no_agent");
+    log.ended(50, "a x", 1, EventType::TaskSucceeded);
+    // x died with its task and was restarted at 300, which is no event of an epic.
+    log.assigned(300, "b x", 1);
+    log.started(305, "b x", 1);
+    log.ended(400, "b x", 1, EventType::TaskSucceeded);
+    log.epic(400, EventType::EpicSucceeded);
+    let report = log.report();
+    assert_eq!((report.coordination.waited_ms, report.coordination.longest_ms), (15, 10));
+    assert_eq!(path(&report), [("a", 1, "submission"), ("b", 1, "agent")]);
+}
+
+#[test]
+fn a_moment_in_which_several_wait_counts_once() {
+    let mut log = Log::new();
+    let waits = [("a", 0, 100), ("b", 10, 20), ("c", 30, 90), ("d", 95, 110)];
+    for (task, ready, _) in waits {
+        log.ready(ready, task);
+        log.assigned(ready, &format!("{task} x{task}"), 1);
+    }
+    for (task, _, started) in [waits[1], waits[2], waits[0], waits[3]] {
+        log.started(started, &format!("{task} x{task}"), 1);
+    }
+    for (task, ..) in waits {
+        log.ended(200, &format!("{task} x{task}"), 1, EventType::TaskSucceeded);
+    }
+    log.epic(200, EventType::EpicSucceeded);
+    let coordination = log.report().coordination;
+    // 0 to 110 without a gap; 100 + 10 + 60 + 15 in all.
+    assert_eq!((coordination.waited_ms, coordination.summed_ms, coordination.longest_ms), (110, 185, 100));
+}
+
+#[test]
+fn the_makespan_ends_with_the_epic_and_goes_on_when_a_person_opens_it_again() {
+    let mut log = example();
+    log.add(5000, EventType::TaskProgress, "f x", 1, json!({}));
+    assert_eq!(log.report().makespan_ms, 600);
+    log.ready(6000, "f");
+    log.epic(6000, EventType::EpicResumed);
+    log.assigned(6000, "f y", 1);
+    log.started(6010, "f y", 1);
+    assert_eq!((log.report().state, log.report().tasks["open"], log.report().makespan_ms), ("running".to_owned(), 1, 6010));
+    log.ended(6100, "f y", 1, EventType::TaskSucceeded);
+    log.epic(6100, EventType::EpicSucceeded);
+    let report = log.report();
+    assert_eq!((report.makespan_ms, report.tasks["succeeded"]), (6100, 4));
+    assert_eq!(path(&report)[4], ("f", 1, "person"));
+}
+
+#[test]
 fn an_attempt_that_never_started_waits_until_it_is_given_up() {
     let mut log = Log::new();
     log.ready(0, "a");
