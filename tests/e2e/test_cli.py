@@ -73,7 +73,7 @@ async def test_run_reads_standard_input_and_inputs(c):
 
 
 async def test_run_timeout_is_7_and_the_epic_runs_on(c):
-    result = (await c.amphi("run", c.file({"version": 1, "name": "slow", "tasks": {"a": {"run": "sleep 600"}}}), "--wait", "--json", "--timeout", "1s")).exits(7)
+    result = (await c.amphi("run", c.file({"version": 1, "name": "slow", "tasks": {"a": {"run": "sleep 600"}}}), "--wait", "--json", "--timeout", "3s")).exits(7)
     last = result.lines[-1]
     same((last["type"], last["state"]), ("result", "running"))
     same((await Epic(c, last["epic"]).task("a"))["state"], "running")

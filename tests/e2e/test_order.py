@@ -57,15 +57,16 @@ def states(view):
 
 async def test_phases_are_walls_and_needs_are_doors(c):
     spans = Spans(c)
-    epic, view = await c.run({
-        "a1": {"phase": "one", "run": spans.around("sleep 0.4")}, "a2": {"run": spans.around()},
+    # a1 ends only when b2 and c1 have begun: they cannot be waiting for it.
+    meet = f"while ! grep -q 'begin b2' {spans.path} || ! grep -q 'begin c1' {spans.path}; do sleep 0.05; done"
+    epic, _ = await c.run({
+        "a1": {"phase": "one", "run": spans.around(meet)}, "a2": {"run": spans.around()},
         "b1": {"phase": "two", "run": spans.around()}, "b2": {"phase": "two", "needs": ["a2"], "run": spans.around()},
         "c1": {"phase": "three", "needs": [], "run": spans.around()}, "c2": {"phase": "three", "run": spans.around()},
     }, "succeeded", phases=["one", "two", "three"])
     at = {name: (begin, end) for name, begin, end in spans.intervals()}
     assert at["b1"][0] >= max(at["a1"][1], at["a2"][1]), "no `needs`: after all of the phase before"
-    assert at["b2"][0] >= at["a2"][1] and at["b2"][0] < at["a1"][1], "with `needs`: after exactly those"
-    assert at["c1"][0] < at["a1"][1], "`needs: []` starts at once"
+    assert at["b2"][0] >= at["a2"][1], "with `needs`: after exactly those"
     assert at["c2"][0] >= max(at["b1"][1], at["b2"][1])
     same(len(epic.of("task.started")), 6)
 
@@ -99,7 +100,8 @@ async def test_an_optional_task_may_fail(c):
 
 async def test_max_parallel_is_reached_and_never_exceeded(c):
     spans = Spans(c)
-    _, view = await c.run({"m": {"matrix": {"i": "1..6"}, "max_parallel": 2, "run": spans.around("sleep 0.5")}}, "succeeded")
+    meet = f"while [ $(grep -c begin {spans.path}) -lt 2 ]; do sleep 0.05; done; sleep 0.2"
+    _, view = await c.run({"m": {"matrix": {"i": "1..6"}, "max_parallel": 2, "run": spans.around(meet)}}, "succeeded")
     same(len(spans.intervals()), 6)
     same(spans.at_once(), 2, "observed at the same time")
     same(states(view), {f"m[{i}]": "succeeded" for i in range(1, 7)})
@@ -172,8 +174,8 @@ async def test_a_timeout_is_term_then_5_s_then_kill_of_the_whole_tree(c):
     same(states(view), {"polite": "failed", "deaf": "failed"})
     assert os.path.exists(f"{folder}/term") and os.path.exists(f"{folder}/deaf"), "both were asked to end"
     took = {key: milliseconds(view["by_task"][key]["ended_at"]) - milliseconds(view["by_task"][key]["started_at"]) for key in ("polite", "deaf")}
-    assert 700 <= took["polite"] < 5700, took
-    assert 5700 <= took["deaf"] < 20000, took
+    assert took["polite"] >= 700 and took["deaf"] >= 5700, took
+    same((view["by_task"]["polite"]["exit_code"], view["by_task"]["deaf"]["exit_code"]), (0, 137), "one ended by itself, the other was killed")
     with open(f"{folder}/pid", encoding="utf-8") as file:
         assert not alive(int(file.read())), "what left its session lives on"
     same(epic.of("task.failed", "deaf")[0]["data"]["cause"], "timeout")
@@ -186,16 +188,16 @@ async def test_a_timeout_is_tried_again_where_the_policy_says_so(c):
 
 async def test_a_silent_task_is_stuck_and_a_busy_one_is_not(c):
     epic, view = await c.run({
-        "silent": {"stuck_after": "2s", "retry": {"attempts": 2}, "optional": True, "run": "sleep 600"},
-        "talks": {"stuck_after": "2s", "run": "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.6; done"},
-        "works": {"stuck_after": "2s", "run": "end=$(($(date +%s) + 5)); while [ $(date +%s) -lt $end ]; do :; done"},
-        "says": {"stuck_after": "2s", "run": f"for i in 1 2 3 4 5 6 7 8; do {BIN} progress $((i * 10)) > /dev/null; sleep 0.6; done"},
+        "silent": {"stuck_after": "4s", "retry": {"attempts": 2}, "optional": True, "run": "sleep 600"},
+        "talks": {"stuck_after": "4s", "run": "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 1; done"},
+        "works": {"stuck_after": "4s", "run": "end=$(($(date +%s) + 8)); while [ $(date +%s) -lt $end ]; do :; done"},
+        "says": {"stuck_after": "4s", "run": f"for i in 1 2 3 4 5 6 7 8; do {BIN} progress $((i * 10)) > /dev/null; sleep 1; done"},
     }, "succeeded")
     same(states(view), {"silent": "failed", "talks": "succeeded", "works": "succeeded", "says": "succeeded"})
     same({event["task"] for event in epic.of("task.stuck")}, {"silent"})
     same([event["data"]["cause"] for event in epic.of("task.retrying")], ["stuck"])
     took = milliseconds(epic.of("task.retrying", "silent")[0]["ts"]) - milliseconds(epic.of("task.started", "silent")[0]["ts"])
-    assert took < 12000 + 5000, f"replaced after {took} ms"
+    assert 4000 <= took < 4000 + 10_000 + 5000, f"replaced after {took} ms"
 
 
 async def test_cancel_of_an_epic_ends_all_its_processes_in_10_s(c):
@@ -383,9 +385,9 @@ async def test_priority_goes_first_when_agents_are_scarce(c):
 async def test_capacity_is_used_and_never_exceeded(c):
     spans = Spans(c)
     capacity = (await c.api("node.list"))["nodes"][0]["capacity"]
-    await c.run({"m": {"matrix": {"i": f"1..{capacity * 2}"}, "run": spans.around("sleep 0.8")}}, "succeeded")
-    same(len(spans.intervals()), capacity * 2)
-    assert capacity - 1 <= spans.at_once() <= capacity, f"{spans.at_once()} at once, capacity {capacity}"
+    meet = f"while [ $(grep -c begin {spans.path}) -lt {capacity} ]; do sleep 0.05; done; sleep 0.2"
+    await c.run({"m": {"matrix": {"i": f"1..{capacity * 2}"}, "run": spans.around(meet)}}, "succeeded")
+    same((len(spans.intervals()), spans.at_once()), (capacity * 2, capacity))
 
 
 if __name__ == "__main__":
