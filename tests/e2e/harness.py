@@ -29,6 +29,7 @@ import nats.js.api
 from nats.errors import NoRespondersError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+LIBC = ctypes.CDLL(None)
 # Generous: the machine may be busy with other things. A test that passes never waits this long.
 DEADLINE = float(os.environ.get("AMPHI_E2E_DEADLINE", "60"))
 SIDE_BY_SIDE = int(os.environ.get("AMPHI_E2E_SIDE_BY_SIDE", "6"))
@@ -68,7 +69,12 @@ def plain_environment(**more):
 def adopt_orphans():
     """Makes this process the one that orphans fall to, so that whatever escapes a stopped cluster is still found below it."""
     pr_set_child_subreaper = 36
-    ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+    LIBC.prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+
+
+def end_with_the_parent():
+    pr_set_pdeathsig = 1
+    LIBC.prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
 
 
 def stat_of(pid):
@@ -208,8 +214,10 @@ class Up:
         with open(self.log_file, "ab") as log, open(os.path.join(self.folder, "up.out"), "ab") as out:
             arguments = [BIN, "up", "--data", self.data, "--ready-file", self.ready_file, *self.arguments]
             # A session of its own: a Ctrl-C for the tests must not reach it before the tests have asked what they want to ask.
+            # However the tests end, it ends with them.
             self.process = subprocess.Popen(
-                arguments, env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True, cwd=self.folder
+                arguments, env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True, cwd=self.folder,
+                preexec_fn=end_with_the_parent,
             )
         await within(self._is_ready, "`amphi up` is ready")
         return self
