@@ -1,0 +1,196 @@
+//! What the Manager decided: the second half of a [`super::Record`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AgentId, AttemptRef, EpicId, Epoch, Incarnation, IncidentId, NodeId, SubmitKey, Token};
+use crate::journal::{AgentLife, AttemptEnd, CancelCause, Next, NodeInfo, Resolution, SpecRef};
+
+/// What the Manager decided. Each decision changes the state by itself; some have effects after their commit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// A new term. Everything of older terms is void from here.
+    EpochStarted {
+        /// The leader's node.
+        node: NodeId,
+        /// The term.
+        epoch: Epoch,
+    },
+    /// An epic was accepted.
+    EpicAccepted {
+        /// Its id.
+        epic: EpicId,
+        /// Its key.
+        key: SubmitKey,
+        /// Hash of the body behind the key.
+        body_hash: String,
+        /// Who sent it.
+        by: String,
+        /// What it asks for.
+        spec: SpecRef,
+    },
+    /// Nothing of the epic starts any more except by `always()` or `failure()`: a task failed for good.
+    EpicStopping {
+        /// The epic.
+        epic: EpicId,
+        /// The instance whose failure it was.
+        i: u32,
+    },
+    /// The epic is being cancelled: nothing starts, what runs is ended.
+    EpicCancelling {
+        /// The epic.
+        epic: EpicId,
+        /// Who asked.
+        by: String,
+    },
+    /// The epic is over.
+    EpicEnded {
+        /// The epic.
+        epic: EpicId,
+        /// How.
+        state: EpicEnd,
+    },
+    /// Whether a task runs whose needs have all ended and that has a condition.
+    ConditionDecided {
+        /// The epic.
+        epic: EpicId,
+        /// The task's position.
+        task: u32,
+        /// It runs.
+        runs: bool,
+    },
+    /// An attempt was given to an agent, together with all its locks.
+    Assigned {
+        /// The attempt.
+        attempt: AttemptRef,
+        /// The agent.
+        agent: AgentId,
+        /// Its node.
+        node: NodeId,
+        /// The node's life.
+        incarnation: Incarnation,
+        /// Fencing token of the whole set.
+        token: Token,
+    },
+    /// The node may begin: the start is on record before it happens.
+    Claimed {
+        /// The attempt.
+        attempt: AttemptRef,
+    },
+    /// The attempt began.
+    Started {
+        /// The attempt.
+        attempt: AttemptRef,
+        /// Its process.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
+    },
+    /// The task said how far it is.
+    Progressed {
+        /// The attempt.
+        attempt: AttemptRef,
+        /// 0 to 100.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        percent: Option<u8>,
+        /// A line for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
+    /// The attempt is to be ended by its node.
+    AttemptCancelling {
+        /// The attempt.
+        attempt: AttemptRef,
+        /// Why.
+        cause: CancelCause,
+    },
+    /// The attempt is over; its locks are free with this decision.
+    AttemptEnded {
+        /// The attempt.
+        attempt: AttemptRef,
+        /// Its token.
+        token: Token,
+        /// How it ended.
+        end: AttemptEnd,
+        /// What follows.
+        next: Next,
+    },
+    /// The pause before the next attempt is over.
+    BackoffEnded {
+        /// The epic.
+        epic: EpicId,
+        /// The instance.
+        i: u32,
+    },
+    /// Instances that had not started end as `cancelled`.
+    InstancesCancelled {
+        /// The epic.
+        epic: EpicId,
+        /// The instances.
+        instances: Vec<u32>,
+        /// Why.
+        cause: CancelCause,
+    },
+    /// Ended instances get a new run, and an ended epic goes on.
+    Reopened {
+        /// The epic.
+        epic: EpicId,
+        /// The instances.
+        instances: Vec<u32>,
+        /// Who asked.
+        by: String,
+    },
+    /// A question for a person.
+    IncidentOpened {
+        /// Its id.
+        incident: IncidentId,
+        /// The attempt that it is about.
+        attempt: AttemptRef,
+        /// A line for people.
+        summary: String,
+    },
+    /// The answer.
+    IncidentResolved {
+        /// Its id.
+        incident: IncidentId,
+        /// The answer.
+        resolution: Resolution,
+        /// Who gave it.
+        by: String,
+    },
+    /// A node is there.
+    NodeJoined(NodeInfo),
+    /// A node is gone.
+    NodeLost {
+        /// The node.
+        node: NodeId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Why.
+        cause: String,
+    },
+    /// An agent changed.
+    AgentChanged {
+        /// Its node.
+        node: NodeId,
+        /// The agent.
+        agent: AgentId,
+        /// What it is now.
+        state: AgentLife,
+        /// How often it was restarted.
+        restarts: u32,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// How an epic ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EpicEnd {
+    /// Everything that had to succeed did.
+    Succeeded,
+    /// A task failed for good.
+    Failed,
+    /// Somebody cancelled it.
+    Cancelled,
+}
