@@ -29,6 +29,9 @@ pub const ERROR_HEADER: &str = "Nats-Service-Error";
 /// Error number of a reply.
 pub const ERROR_CODE_HEADER: &str = "Nats-Service-Error-Code";
 
+/// All journals, for permissions: nobody but the nodes may write there.
+pub const JOURNALS: &str = "amphi.journal.>";
+
 /// Stream of a shard's journal.
 pub fn journal_stream(shard: ShardId) -> String {
     format!("AMPHI_JOURNAL_{shard}")

@@ -326,6 +326,17 @@ HEADERS = [
 ]
 
 
+async def test_nobody_but_the_nodes_writes_to_the_journal(c):
+    """The record of everything: one foreign message in it, or one missing, and no Manager could lead again."""
+    for body in [b"", b"garbage", b"{}", b"\xff" * 4096]:
+        await c.connection.publish("amphi.journal.0", body)
+    for verb in ["DELETE", "PURGE", "UPDATE", "MSG.DELETE"]:
+        await c.connection.publish(f"$JS.API.STREAM.{verb}.AMPHI_JOURNAL_0", b'{"seq":1,"name":"AMPHI_JOURNAL_0"}')
+    await c.connection.flush()
+    epic, _ = await c.run({"a": {"tool": "noop"}}, "succeeded")
+    same((await c.api("epic.verify", json.dumps({"epic": epic.id})))["ok"], True)
+
+
 async def test_header_values_with_line_breaks(c):
     """Such a header costs its sender the answer; others are served on, and the node lives."""
 

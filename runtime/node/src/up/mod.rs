@@ -151,7 +151,7 @@ async fn try_run(mut options: UpOptions) -> Result<u8, Refusal> {
         nats = Nats::start(&options, &lock) => nats?,
         () = signals.any() => return Ok(EXIT_OK),
     };
-    let result = match start_nodes(&options, &nats.url) {
+    let result = match start_nodes(&options, &nats) {
         Ok(cluster) => cluster.serve(&nats, &files, &mut signals).await,
         Err(refusal) => Err(refusal),
     };
@@ -189,7 +189,10 @@ fn lock(data: &Path) -> Result<DataLock, Refusal> {
 
 /// The server, ours or a foreign one.
 struct Nats {
+    /// For clients.
     url: String,
+    /// For the nodes.
+    core_url: String,
     managed: Option<ManagedServer>,
 }
 
@@ -199,12 +202,12 @@ impl Nats {
         if let Some(url) = &options.nats {
             let client = connect(url, "amphi-up").await.map_err(|e| unreachable(&e))?;
             check_server(&client).await.map_err(|e| unreachable(&e))?;
-            return Ok(Self { url: url.clone(), managed: None });
+            return Ok(Self { url: url.clone(), core_url: url.clone(), managed: None });
         }
         let managed = ManagedOptions { data: options.data.clone(), tools: options.tools.clone(), durability: options.durability };
         let server = ManagedServer::start(managed, lock).await.map_err(|e| unreachable(&e))?;
         say(&format!("NATS runs (pid {}), data in {}", server.pid().unwrap_or_default(), options.data.display()));
-        Ok(Self { url: server.url(), managed: Some(server) })
+        Ok(Self { url: server.url(), core_url: server.core_url(), managed: Some(server) })
     }
 
     fn pid(&self) -> Option<u32> {
@@ -229,8 +232,8 @@ impl Nats {
     }
 }
 
-fn start_nodes(options: &UpOptions, url: &str) -> Result<Cluster, Refusal> {
-    let specs = specs(options, url)?;
+fn start_nodes(options: &UpOptions, nats: &Nats) -> Result<Cluster, Refusal> {
+    let specs = specs(options, &nats.core_url)?;
     let program = match &options.program {
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(|e| Refusal::caused(EXIT_UNREACHABLE, &e))?,
@@ -238,7 +241,7 @@ fn start_nodes(options: &UpOptions, url: &str) -> Result<Cluster, Refusal> {
     let spawner = Arc::new(Spawner::start().map_err(|e| Refusal::caused(EXIT_UNREACHABLE, &e))?);
     let orders = NodeOrders { drain: CancellationToken::new(), kill: CancellationToken::new(), restart: !options.no_restart };
     let (news, inbox) = mpsc::unbounded_channel();
-    let ready = Ready::new(options.nats.is_none(), url.to_owned(), specs.iter().map(|spec| spec.node.clone()));
+    let ready = Ready::new(options.nats.is_none(), nats.url.clone(), specs.iter().map(|spec| spec.node.clone()));
     for spec in specs {
         tokio::spawn(nodes::keep(program.clone(), spec, Arc::clone(&spawner), orders.clone(), news.clone()));
     }

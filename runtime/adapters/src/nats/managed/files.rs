@@ -7,6 +7,8 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
+use amphi_protocol::ids::ShardId;
+use amphi_protocol::subjects::{JOURNALS, journal_stream};
 use serde::{Deserialize, Serialize};
 
 use super::super::remembered::write_durably;
@@ -27,11 +29,35 @@ pub(super) struct Identity {
     pub(super) monitor_port: u16,
     pub(super) user: String,
     pub(super) password: String,
+    /// Of [`CORE_USER`]; missing in data folders of earlier builds.
+    #[serde(default)]
+    pub(super) core_password: String,
+}
+
+/// The nodes of this cluster.
+const CORE_USER: &str = "amphi-core";
+/// Shards whose journals are protected; more than any release runs.
+const SHARDS: u32 = 16;
+/// What changes a stream as a whole.
+const STREAM_VERBS: [&str; 6] = ["CREATE", "UPDATE", "DELETE", "PURGE", "RESTORE", "MSG.DELETE"];
+
+/// What everybody but the nodes may not publish: one foreign record in the journal, or one deleted, and no Manager could ever lead
+/// again. As the list of a server configuration.
+fn core_only() -> String {
+    let journals = (0..SHARDS).map(|shard| journal_stream(ShardId(shard)));
+    let verbs = journals.flat_map(|stream| STREAM_VERBS.map(|verb| format!("\"$JS.API.STREAM.{verb}.{stream}\"")));
+    [format!("\"{JOURNALS}\"")].into_iter().chain(verbs).collect::<Vec<_>>().join(", ")
 }
 
 impl Identity {
+    /// For clients.
     pub(super) fn url(&self) -> String {
         format!("nats://{}:{}@127.0.0.1:{}", self.user, self.password, self.port)
+    }
+
+    /// For the nodes.
+    pub(super) fn core_url(&self) -> String {
+        format!("nats://{CORE_USER}:{}@127.0.0.1:{}", self.core_password, self.port)
     }
 }
 
@@ -91,8 +117,12 @@ impl Folder {
         };
         let identity = match known {
             Some(bytes) => {
-                let identity: Identity =
+                let mut identity: Identity =
                     serde_json::from_slice(&bytes).map_err(|e| file_error(format!("reading {}", path.display()), e.into()))?;
+                if identity.core_password.is_empty() {
+                    identity.core_password = random_hex(24)?;
+                    self.keep(&identity)?;
+                }
                 if is_free(identity.port) && is_free(identity.monitor_port) {
                     return Ok(identity);
                 }
@@ -105,6 +135,7 @@ impl Folder {
                 monitor_port: 0,
                 user: "amphi".to_owned(),
                 password: random_hex(24)?,
+                core_password: random_hex(24)?,
             })?,
         };
         self.keep(&identity)?;
@@ -129,7 +160,8 @@ impl Folder {
             Durability::Power => "always",
             Durability::Process => "\"2m\"",
         };
-        let Identity { server_name, port, monitor_port, user, password } = identity;
+        let Identity { server_name, port, monitor_port, user, password, core_password } = identity;
+        let core_only = core_only();
         let text = format!(
             r#"# Written by `amphi up` at each start; changes are lost.
 server_name: "{server_name}"
@@ -139,7 +171,12 @@ max_payload: 8MB
 max_pending: 64MB
 write_deadline: "5s"
 ping_interval: "20s"
-authorization {{ user: "{user}", password: "{password}" }}
+authorization {{
+  users: [
+    {{ user: "{CORE_USER}", password: "{core_password}" }}
+    {{ user: "{user}", password: "{password}", permissions: {{ publish: {{ deny: [{core_only}] }} }} }}
+  ]
+}}
 jetstream {{
   store_dir: "{root}/store"
   sync_interval: {sync_interval}

@@ -150,9 +150,14 @@ impl ManagedServer {
         unreachable!("the loop ends by returning")
     }
 
-    /// A URL with credentials that any client can use. A secret.
+    /// A URL with credentials that any client can use; it may do everything but write to the journals. A secret.
     pub fn url(&self) -> String {
         self.identity.url()
+    }
+
+    /// A URL with the credentials of the nodes. A secret.
+    pub fn core_url(&self) -> String {
+        self.identity.core_url()
     }
 
     /// The monitoring port, on loopback.

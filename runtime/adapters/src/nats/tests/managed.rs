@@ -6,11 +6,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use amphi_ports::Journal as _;
+use amphi_protocol::ids::ShardId;
+use bytes::Bytes;
+
 use super::super::managed::{
     DataLock, Durability, LockError, ManagedError, ManagedServer, ServerState, end_leftover, find_server, process_start_time,
 };
 use super::{DEADLINE, Fixture, kill_9, options, tools};
-use crate::nats::{check_server, connect};
+use crate::nats::{JetStreamJournal, check_server, connect};
 
 #[tokio::test]
 async fn a_started_server_has_jetstream_and_lets_in_only_its_credentials() {
@@ -147,4 +151,22 @@ async fn twenty_kills_in_a_row_do_not_make_the_keeper_give_up() {
     super::eventually(|| check_server(&client)).await;
     assert!(fixture.server.pid().is_some_and(|pid| process_start_time(pid).is_some()));
     kill_9(fixture.server.pid().unwrap());
+}
+
+#[tokio::test]
+async fn a_client_can_neither_write_to_a_journal_nor_change_its_stream() {
+    let fixture = Fixture::start().await;
+    let journal = JetStreamJournal::open(&fixture.client().await, ShardId(0), 1, true).await.unwrap();
+    journal.append(0, Bytes::from_static(b"ours")).await.unwrap();
+    let stranger = connect(&fixture.server.url(), "stranger").await.unwrap();
+    stranger.publish("amphi.journal.0", Bytes::from_static(b"garbage")).await.unwrap();
+    for verb in ["DELETE", "PURGE", "UPDATE", "MSG.DELETE"] {
+        stranger.publish(format!("$JS.API.STREAM.{verb}.AMPHI_JOURNAL_0"), Bytes::from_static(b"{\"seq\":1}")).await.unwrap();
+    }
+    // Everything before the answer has been dealt with, in order, on this connection.
+    check_server(&stranger).await.unwrap();
+    assert_eq!(journal.last().await.unwrap(), Some((1, Bytes::from_static(b"ours"))));
+    // It may still read, and use its own part of the system.
+    stranger.publish("amphi.msg.broadcast", Bytes::from_static(b"{}")).await.unwrap();
+    assert!(JetStreamJournal::exists(&stranger, ShardId(0)).await.unwrap());
 }

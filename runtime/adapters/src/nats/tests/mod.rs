@@ -39,7 +39,7 @@ impl Fixture {
     }
 
     async fn client(&self) -> Client {
-        super::connect(&self.server.url(), "test").await.unwrap()
+        super::connect(&self.server.core_url(), "test").await.unwrap()
     }
 
     /// kill -9, and wait until another process runs.
