@@ -8,13 +8,13 @@ use amphi_agents::manager::handle::no_leader;
 use amphi_coordination::Refusal;
 use amphi_coordination::seat::Answer as Committed;
 use amphi_protocol::api::{ApiError, ErrorCode, Problem};
-use amphi_protocol::document::{CompileOptions, Compiled, EpicSpec, compile};
+use amphi_protocol::document::{CompileOptions, Compiled, EpicSpec, compile, plan_summary};
 use amphi_protocol::ids::{EpicId, EpicName, SubmitKey};
 use amphi_protocol::journal::{Input, Record, SpecRef, Submission};
 use serde_json::{Map, Value, json};
 
 use super::request::{Request, invalid};
-use super::{Answer, Gateway};
+use super::{Answer, Gateway, shape};
 
 /// `epic.submit`: accepted means durable.
 pub async fn submit(gateway: Arc<Gateway>, request: Request) -> Answer {
@@ -59,7 +59,7 @@ pub async fn validate(gateway: Arc<Gateway>, request: Request) -> Answer {
 pub async fn plan(gateway: Arc<Gateway>, request: Request) -> Answer {
     let compiled = compile_apart(&gateway, Envelope::read(&request)?, false).await?;
     let spec = refuse(compiled)?;
-    Ok(crate::cli::plan::plan_view(&spec))
+    Ok(shape(&plan_summary(&spec)))
 }
 
 /// A document and what came with it.

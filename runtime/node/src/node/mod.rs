@@ -145,7 +145,6 @@ async fn tell_when_ready(spec: &NodeSpec, tree: &Tree) -> anyhow::Result<()> {
         }
     }
     announce_ready(None).context("`up` does not listen")?;
-    std::future::ready(()).await;
     Ok(())
 }
 
