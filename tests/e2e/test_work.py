@@ -152,6 +152,8 @@ async def test_output_is_kept_to_a_limit_and_says_where_it_was_cut(c):
     log = await epic.log_has("loud", "cut here")
     assert 1024 * 1024 <= len(log) <= 1024 * 1024 + 4096, len(log)
     assert (await epic.log_has("binary", "a"))[0] == "a"
+    for task, cut in [("loud", True), ("binary", False)]:
+        same((await c.api("task.logs", {"epic": epic.id, "task": task}))["truncated"], cut, task)
 
 
 async def test_output_of_each_attempt_is_found_again(c):

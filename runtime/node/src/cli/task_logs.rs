@@ -63,7 +63,7 @@ async fn kept(client: &Client, screen: Screen, args: &LogsArgs) -> Result<u8, Fa
     loop {
         let reply = ask_epic(client, "task.logs", &body).await?;
         if reply["truncated"] == Value::Bool(true) && body["after"].is_null() {
-            talk("the beginning is no longer kept");
+            talk("only the beginning of the output was kept");
         }
         for chunk in items(&reply, "chunks") {
             let text = chunk["text"].as_str().unwrap_or_default();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use amphi_adapters::process::CUT_MARK;
 use amphi_ports::OutputSource;
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::EpicId;
@@ -115,7 +116,8 @@ pub async fn logs(gateway: Arc<Gateway>, request: Request) -> Answer {
         };
         page.push(json!({ "source": source, "text": String::from_utf8_lossy(&chunk.bytes) }));
     }
-    Ok(json!({ "epic": epic, "task": task, "run": run, "attempt": attempt, "chunks": page, "truncated": false, "next": next }))
+    let truncated = chunks.iter().any(|chunk| chunk.bytes.ends_with(CUT_MARK.as_bytes()));
+    Ok(json!({ "epic": epic, "task": task, "run": run, "attempt": attempt, "chunks": page, "truncated": truncated, "next": next }))
 }
 
 async fn instances(gateway: &Gateway, request: &Request) -> Result<(EpicId, String, Vec<u32>), ApiError> {
