@@ -6,18 +6,23 @@ use std::sync::Arc;
 use amphi_protocol::document::{EpicSpec, LockMode, Plan, TaskSpec, Workspace};
 use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, Incarnation, IncidentId, NodeId, Timestamp, Token};
 use amphi_protocol::journal::{Artifact, CancelCause, EpicEnd};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::locks::ResourceKey;
 
 /// An accepted epic.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Epic {
     /// Its id.
     pub id: EpicId,
-    /// What it asks for.
+    /// What it asks for. Snapshots hold each specification once.
+    #[serde(skip, default = "crate::snapshot::no_spec")]
     pub spec: Arc<EpicSpec>,
-    /// Its graph.
+    /// Hash of the specification, as the journal names it.
+    pub spec_hash: String,
+    /// Its graph; follows from the specification.
+    #[serde(skip, default = "crate::snapshot::no_plan")]
     pub plan: Arc<Plan>,
     /// Who sent it.
     pub submitted_by: String,
@@ -52,7 +57,8 @@ pub struct Epic {
 }
 
 /// How an epic stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EpicStatus {
     /// Open.
     Running,
@@ -63,7 +69,8 @@ pub enum EpicStatus {
 }
 
 /// Where a task stands.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TaskProgress {
     /// Needs (and phase barriers) that have not ended.
     pub waits: u32,
@@ -88,7 +95,8 @@ pub struct TaskProgress {
 }
 
 /// How a task ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TaskEnd {
     /// All instances succeeded.
     Succeeded,
@@ -101,7 +109,8 @@ pub enum TaskEnd {
 }
 
 /// One instance of a task.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Instance {
     /// The run, from 1.
     pub run: u32,
@@ -118,7 +127,8 @@ pub struct Instance {
 }
 
 /// What is remembered of an instance after an attempt ended.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct InstanceRecord {
     /// When the last attempt began.
     pub started_at: Option<Timestamp>,
@@ -139,7 +149,8 @@ pub struct InstanceRecord {
 }
 
 /// Where an instance stands.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum InstanceState {
     /// Its needs have not ended, or `max_parallel` holds it back.
     #[default]
@@ -168,7 +179,8 @@ pub enum InstanceState {
 }
 
 /// How an instance's run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum InstanceEnd {
     /// It did its work.
     Succeeded,
@@ -183,7 +195,7 @@ pub enum InstanceEnd {
 }
 
 /// An open attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// Who has it.
     pub agent: AgentId,
@@ -210,7 +222,8 @@ pub struct Attempt {
 }
 
 /// How far an attempt is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AttemptPhase {
     /// Given to the agent.
     Assigned,
@@ -221,7 +234,7 @@ pub enum AttemptPhase {
 }
 
 impl Epic {
-    pub(crate) fn new(id: EpicId, spec: Arc<EpicSpec>, by: String, now: Timestamp) -> Self {
+    pub(crate) fn new(id: EpicId, (spec, spec_hash): (Arc<EpicSpec>, String), by: String, now: Timestamp) -> Self {
         let plan = Arc::new(Plan::expand(&spec));
         let instance = Instance { run: 1, ..Instance::default() };
         let mut epic = Self {
@@ -242,6 +255,7 @@ impl Epic {
             pending: 0,
             unknown: 0,
             spec,
+            spec_hash,
             plan,
         };
         for (task, planned) in epic.tasks.iter_mut().zip(&epic.plan.tasks) {

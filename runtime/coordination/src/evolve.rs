@@ -29,10 +29,11 @@ impl State {
                 self.event(sink, EventType::ManagerElected, subject, data! { "epoch": epoch });
             }
             Decision::EpicAccepted { epic, key, body_hash, by, spec } => {
+                let hash = spec.hash.clone();
                 let spec = Arc::clone(spec.get().expect("records are resolved before they are applied"));
                 self.keys.insert((spec.project.clone(), key.clone()), (epic.clone(), body_hash.clone()));
                 let about = data! { "name": spec.name.as_str(), "by": by, "tasks": spec.tasks.len() };
-                self.epics.insert(epic.clone(), Epic::new(epic.clone(), spec, by.clone(), self.now));
+                self.epics.insert(epic.clone(), Epic::new(epic.clone(), (spec, hash), by.clone(), self.now));
                 self.epic_event(sink, EventType::EpicSubmitted, epic, about);
                 self.check_all(epic, sink);
             }

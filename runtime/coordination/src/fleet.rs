@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use amphi_protocol::document::TaskSpec;
 use amphi_protocol::ids::{AgentId, AttemptRef, Incarnation, NodeId, RoleName};
 use amphi_protocol::journal::{AgentLife, NodeInfo};
+use serde::{Deserialize, Serialize};
 
 /// A node.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Node {
     /// Its present or last life.
     pub incarnation: Incarnation,
@@ -26,7 +27,7 @@ pub struct Node {
 }
 
 /// An agent.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Agent {
     /// Its node.
     pub node: NodeId,
@@ -44,7 +45,8 @@ pub struct Agent {
 }
 
 /// What an agent does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AgentState {
     /// Nothing.
     Idle,
@@ -59,7 +61,8 @@ pub enum AgentState {
 }
 
 /// Agents of one role with the same skills are interchangeable: one profile.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Profile {
     pub role: Option<RoleName>,
     pub skills: Vec<String>,
@@ -70,7 +73,8 @@ pub(crate) struct Profile {
 }
 
 /// All nodes and agents.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Fleet {
     pub nodes: BTreeMap<NodeId, Node>,
     pub agents: BTreeMap<AgentId, Agent>,
@@ -78,7 +82,7 @@ pub(crate) struct Fleet {
 }
 
 /// What a task asks of an agent.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Demand {
     pub role: Option<RoleName>,
     pub skills: Vec<String>,

@@ -19,6 +19,7 @@ mod queue;
 mod retry;
 pub mod seat;
 mod sink;
+pub mod snapshot;
 mod state;
 pub mod views;
 

@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use amphi_protocol::document::LockMode;
 use amphi_protocol::ids::{EpicId, ProjectId, Resource, Timestamp, Token};
+use serde::{Deserialize, Serialize};
 
 use crate::mutants::{Mutant, planted};
 
 /// A resource as the table knows it: `file/…` belongs to the folder of its workspace.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ResourceKey {
     /// The project.
     pub project: ProjectId,
@@ -24,7 +25,8 @@ pub struct ResourceKey {
 }
 
 /// One resource.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Lock {
     /// Who holds it; several only if all read.
     pub holders: Vec<Holder>,
@@ -34,7 +36,7 @@ pub struct Lock {
 }
 
 /// A holder.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// Its epic.
     pub epic: EpicId,
@@ -47,7 +49,7 @@ pub struct Holder {
 }
 
 /// A waiter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiter {
     /// Its epic.
     pub epic: EpicId,
@@ -60,14 +62,16 @@ pub struct Waiter {
 }
 
 /// All locks of a shard.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LockTable {
+    #[serde(with = "crate::snapshot::pairs")]
     locks: BTreeMap<ResourceKey, Lock>,
     /// The resources of each request that waits or is parked.
     requests: BTreeMap<u64, Request>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Request {
     epic: EpicId,
     i: u32,

@@ -6,23 +6,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use amphi_protocol::ids::{AgentId, EpicId, NodeId};
+use serde::{Deserialize, Serialize};
 
 use crate::fleet::{Demand, Fleet};
 
 /// A request in the queue: priority first, then age.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Rank {
     pub priority: u8,
     pub order: u64,
 }
 
 /// Everything that asks the same of an agent.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Class {
     pub demand: Demand,
     /// Profiles that serve it.
     pub profiles: Vec<usize>,
     /// Requests that wait for an agent only.
+    #[serde(with = "crate::snapshot::pairs")]
     pub runnable: BTreeMap<Rank, (EpicId, u32)>,
     /// Requests that hold a place in lock queues (waiting or parked).
     pub locking: BTreeSet<u64>,
@@ -31,7 +33,8 @@ pub(crate) struct Class {
 }
 
 /// All classes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct ReadyQueue {
     pub classes: Vec<Class>,
 }

@@ -164,6 +164,11 @@ impl Seat {
         }
     }
 
+    /// A seat that goes on from a state whose last record stands at `sequence` and has the hash `hash`: a snapshot's.
+    pub fn resume(node: NodeId, state: State, sequence: u64, hash: String) -> Self {
+        Self { sequence, hash, ..Self::new(node, state) }
+    }
+
     /// The state as of the last commit, plus what is under way if [`Seat::is_settled`] is false.
     pub fn state(&self) -> &State {
         &self.state
@@ -172,6 +177,11 @@ impl Seat {
     /// True if the state is exactly what the journal holds: reads may be answered.
     pub fn is_settled(&self) -> bool {
         self.flight.is_none()
+    }
+
+    /// Its node.
+    pub fn node(&self) -> &NodeId {
+        &self.node
     }
 
     /// True if this seat leads.

@@ -7,6 +7,7 @@ use amphi_protocol::ids::{
     AttemptRef, CommitIndex, EpicId, Epoch, EventSeq, IncidentId, NodeId, ProjectId, ShardId, SubmitKey, Timestamp, Token,
 };
 use amphi_protocol::journal::{Decision, Record, Resolution};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::epic::Epic;
@@ -17,7 +18,8 @@ use crate::queue::ReadyQueue;
 use crate::sink::{EventSink, Subject, event};
 
 /// Everything that the Manager of a shard knows for certain. The same records give the same state, everywhere.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct State {
     /// The shard.
     pub shard: ShardId,
@@ -34,18 +36,21 @@ pub struct State {
     pub(crate) token: Token,
     pub(crate) order: u64,
     pub(crate) epics: BTreeMap<EpicId, Epic>,
+    #[serde(with = "crate::snapshot::pairs")]
     pub(crate) keys: BTreeMap<(ProjectId, SubmitKey), (EpicId, String)>,
     pub(crate) fleet: Fleet,
     pub(crate) locks: LockTable,
     pub(crate) queue: ReadyQueue,
     pub(crate) timers: BTreeSet<Timer>,
     pub(crate) incidents: BTreeMap<IncidentId, Incident>,
+    #[serde(skip)]
     pub(crate) due: Due,
+    #[serde(skip)]
     pub(crate) visited: u64,
 }
 
 /// Something that happens at a moment.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Timer {
     pub at: Timestamp,
     pub epic: EpicId,
@@ -53,14 +58,15 @@ pub(crate) struct Timer {
     pub kind: TimerKind,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum TimerKind {
     Timeout,
     Backoff,
 }
 
 /// A question for a person.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Incident {
     /// What it is about.
     pub attempt: AttemptRef,

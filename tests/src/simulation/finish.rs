@@ -1,7 +1,7 @@
 //! What must be true of the whole history when everything has come to rest.
 
 use amphi_coordination::laws::{self, Violation};
-use amphi_coordination::{EventSink, State};
+use amphi_coordination::{EventSink, State, snapshot};
 use amphi_protocol::ids::ShardId;
 use amphi_protocol::journal::{Decision, Input, Record};
 use amphi_verify::{ExportHeader, ExportLine, check_lines};
@@ -17,8 +17,13 @@ pub(super) fn check(world: &mut World) -> Result<(), Violation> {
     let live = world.leader().map(|leader| leader.seat.state().digest()).ok_or_else(|| violation("L1", "nobody leads".to_owned()))?;
     let mut sink = EventSink::collecting();
     let mut replayed = State::new(ShardId(0));
-    for (_, record) in &world.journal.records {
+    let prefixes = [world.rng.below(world.journal.len()), world.rng.below(world.journal.len()), world.journal.len() - 1];
+    for (position, (_, record)) in (0u64..).zip(&world.journal.records) {
         replayed.apply(record, &mut sink).map_err(|error| violation("S3", error.to_string()))?;
+        if prefixes.contains(&position) {
+            world.tally.seen("snapshot.prefix");
+            replayed = through_a_snapshot(&replayed)?;
+        }
     }
     laws::check(&replayed)?;
     if replayed.digest() != live {
@@ -35,6 +40,17 @@ pub(super) fn check(world: &mut World) -> Result<(), Violation> {
     check_acknowledged(world, &replayed)?;
     check_waiting(world, &replayed)?;
     verify(world)
+}
+
+/// The state after it was written and read: the same, and the replay goes on from it.
+fn through_a_snapshot(state: &State) -> Result<State, Violation> {
+    let bytes = snapshot::encode(state, "", &state.digest());
+    let loaded = snapshot::decode(&bytes).map_err(|error| violation("S3", format!("a snapshot cannot be read: {error}")))?;
+    if !loaded.is_exact {
+        let words = difference(&format!("{state:?}"), &format!("{:?}", loaded.state));
+        return Err(violation("S3", format!("a snapshot of commit {} gives another state: {words}", state.index)));
+    }
+    Ok(loaded.state)
 }
 
 /// The first place where two states are written differently.

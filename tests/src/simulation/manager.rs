@@ -8,6 +8,7 @@ use amphi_coordination::State;
 use amphi_coordination::laws::{self, Marks};
 use amphi_coordination::liveness::{Liveness, Periods};
 use amphi_coordination::seat::{Action, Answer, Appended, Seat, Ticket};
+use amphi_coordination::snapshot;
 use amphi_protocol::ids::{NodeId, ShardId, Timestamp};
 use amphi_protocol::journal::{AttemptNews, Input};
 use amphi_protocol::node::{Heartbeat, NodeCommand, Order};
@@ -66,6 +67,17 @@ impl Manager {
     }
 }
 
+/// What a seat is after its state went through a snapshot.
+fn resumed(seat: Seat) -> Result<Seat, String> {
+    let (sequence, hash) = seat.tail();
+    let bytes = snapshot::encode(seat.state(), hash, &seat.state().digest());
+    let loaded = snapshot::decode(&bytes).map_err(|error| format!("a snapshot cannot be read: {error}"))?;
+    if !loaded.is_exact {
+        return Err(format!("a snapshot at {sequence} gives another state than was written"));
+    }
+    Ok(Seat::resume(seat.node().clone(), loaded.state, sequence, loaded.hash))
+}
+
 impl World {
     /// A new Manager: replays the journal, takes the lease, asks for the term.
     pub fn manager_starts(&mut self) {
@@ -79,7 +91,15 @@ impl World {
         let id = self.id();
         let node = NodeId::parse(&format!("manager-{id}")).expect("the id is valid");
         let mut seat = Seat::new(node, State::new(ShardId(0)));
+        let snapshot_at = if self.rng.chance(60) { self.rng.below(self.journal.len() + 1) } else { 0 };
         for (position, (bytes, record)) in self.journal.records.iter().enumerate() {
+            if position as u64 == snapshot_at && position > 0 {
+                self.tally.seen("snapshot.resumed");
+                match resumed(seat) {
+                    Ok(again) => seat = again,
+                    Err(words) => return self.fail("S3", words),
+                }
+            }
             match seat.follow(position as u64 + 1, bytes, record) {
                 Ok(events) => self.observer.events(&events),
                 Err(error) => return self.fail("S3", format!("a new Manager cannot follow: {error}")),

@@ -127,6 +127,8 @@ const NAMES: &[(&str, &[&str])] = &[
             "lock.waited",
             "agent.nobody",
             "journal.replayed",
+            "snapshot.resumed",
+            "snapshot.prefix",
             "group.commit",
         ],
     ),
