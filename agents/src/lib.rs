@@ -14,7 +14,7 @@ pub mod registry;
 pub mod role;
 pub mod specialist;
 
-pub use desk::{Desk, DeskArguments, DeskHandle, DeskMessage, DeskSettings, DeskSnapshot};
+pub use desk::{Desk, DeskArguments, DeskHandle, DeskMessage, DeskSettings, DeskSnapshot, Uptime};
 pub use jobs::Jobs;
 pub use link::{BusLeaderLink, LeaderLink, LeaderReply, LinkError, Verdict};
 pub use manager::{Manager, ManagerArguments, ManagerHandle};

@@ -13,6 +13,7 @@ use amphi_protocol::journal::{AttemptNews, Input};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::desk::Uptime;
 use crate::link::{LeaderLink, LinkError, Verdict, is_retryable};
 
 /// Most inputs of one request.
@@ -38,6 +39,8 @@ pub struct Settled {
 pub struct Settlement {
     /// The term of the leader that answered.
     pub epoch: Epoch,
+    /// When the request was sent, by the node's [`Uptime`]: the leader decided later than that.
+    pub sent_at: Duration,
     /// What is settled, in the order of the pushes.
     pub settled: Vec<Settled>,
 }
@@ -65,9 +68,9 @@ impl Shared {
 
 impl Outbox {
     /// Starts sending through `link`; `on_settled` hears of every verdict, in order, and must return at once.
-    pub fn start(link: Arc<dyn LeaderLink>, on_settled: impl Fn(Settlement) + Send + 'static) -> Self {
+    pub fn start(link: Arc<dyn LeaderLink>, uptime: Uptime, on_settled: impl Fn(Settlement) + Send + 'static) -> Self {
         let shared = Arc::new(Shared::default());
-        let sender = tokio::spawn(deliver(shared.clone(), link, on_settled));
+        let sender = tokio::spawn(deliver(shared.clone(), link, uptime, on_settled));
         Self { shared, _sender: AbortOnDropHandle::new(sender) }
     }
 
@@ -109,7 +112,7 @@ impl Outbox {
     }
 }
 
-async fn deliver(shared: Arc<Shared>, link: Arc<dyn LeaderLink>, on_settled: impl Fn(Settlement) + Send) {
+async fn deliver(shared: Arc<Shared>, link: Arc<dyn LeaderLink>, uptime: Uptime, on_settled: impl Fn(Settlement) + Send) {
     let mut inputs_max = BATCH_INPUTS_MAX;
     let mut backoff = BACKOFF_MIN;
     loop {
@@ -119,7 +122,7 @@ async fn deliver(shared: Arc<Shared>, link: Arc<dyn LeaderLink>, on_settled: imp
             shared.pushed.notified().await;
             continue;
         }
-        let sent = batch.len();
+        let (sent, sent_at) = (batch.len(), uptime());
         let reply = match link.send(batch).await {
             Ok(reply) if reply.results.len() != sent => Err(LinkError::Malformed(format!("{} of {sent} verdicts", reply.results.len()))),
             other => other,
@@ -129,7 +132,7 @@ async fn deliver(shared: Arc<Shared>, link: Arc<dyn LeaderLink>, on_settled: imp
                 inputs_max = BATCH_INPUTS_MAX;
                 let settled = shared.queue().settle(reply.results);
                 let some = settled.len() < sent;
-                on_settled(Settlement { epoch: reply.epoch, settled });
+                on_settled(Settlement { epoch: reply.epoch, sent_at, settled });
                 some
             }
             // Refused as a whole: one at a time shows which input it is, and only that one is given up.
@@ -138,7 +141,7 @@ async fn deliver(shared: Arc<Shared>, link: Arc<dyn LeaderLink>, on_settled: imp
                 inputs_max = 1;
                 if let Some(settled) = settled {
                     tracing::error!(%code, input = ?settled.input, "the leader refuses a report as such; it is dropped");
-                    on_settled(Settlement { epoch: Epoch(0), settled: vec![settled] });
+                    on_settled(Settlement { epoch: Epoch(0), sent_at, settled: vec![settled] });
                 }
                 false
             }

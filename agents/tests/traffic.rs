@@ -158,11 +158,13 @@ async fn the_link_asks_with_json_and_takes_only_a_verdict_for_each_input() {
 async fn heartbeats_name_what_the_node_holds_and_what_was_active() {
     let stage = Stage::with_agents(1).await;
     let subject = subjects::heartbeats(ShardId(0));
-    stage.tell(vec![stage.order(1, 0, "sleep")]).await;
     let read = |message: BusMessage| {
         assert_eq!(message.headers.get(subjects::CODEC_HEADER).map(String::as_str), Some("bincode/1"));
         codec::decode::<Heartbeat>(&message.body).unwrap()
     };
+    let joined = read(stage.bus.next(&subject).await);
+    assert_eq!((joined.held, joined.progressed), (vec![], vec![]), "a node that has joined is heard at once");
+    stage.tell(vec![stage.order(1, 0, "sleep")]).await;
     let first = read(stage.bus.next(&subject).await);
     assert_eq!((first.node, first.incarnation), (stage.node.clone(), stage::LIFE));
     assert_eq!((first.held, first.progressed), (vec![attempt(1)], vec![attempt(1)]));

@@ -122,6 +122,42 @@ pub struct Heartbeat {
     pub held: Vec<AttemptRef>,
 }
 
+/// Manager to node: the answer to a [`Heartbeat`], which it acknowledges. Only the Manager that leads and knows what the journal holds
+/// answers, so an answer proves that the heartbeat was heard by whoever would give the node's locks on. Shape: bincode; fields are only
+/// added at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatAnswer {
+    /// The Manager's term.
+    pub epoch: Epoch,
+    /// What the node is to the Manager.
+    pub standing: Standing,
+}
+
+/// What a node is to its Manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// Alive, in this life: the heartbeat counts.
+    Member,
+    /// Not known, or lost: it must end what it runs and join again. An order says so too; the heartbeat does not count.
+    Stranger,
+    /// A later life of the node has joined: this one is over.
+    Outlived,
+}
+
+/// A neighbour to the Manager: a node process is dead and nothing that it started lives. Whoever says so has seen the process end and
+/// looked for its guards; it saves the wait for the node's silence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDeath {
+    /// The node.
+    pub node: NodeId,
+    /// Its process, as it was told at the join.
+    pub pid: u32,
+    /// The life that is over.
+    pub incarnation: Incarnation,
+    /// How it ended, for people: `killed by signal 9`.
+    pub how: String,
+}
+
 /// Substitution values are text: strings as they are, everything else as compact JSON.
 pub fn value_text(value: &Value) -> String {
     match value {

@@ -52,6 +52,26 @@ pub fn heartbeats(shard: ShardId) -> String {
     format!("amphi.int.shard.{shard}.heartbeat")
 }
 
+/// Where neighbours say that a node's process is dead.
+pub fn node_deaths(shard: ShardId) -> String {
+    format!("amphi.int.shard.{shard}.death")
+}
+
+/// Everything between nodes and Managers, for permissions: clients may listen and not speak there.
+pub const INTERNAL: &str = "amphi.int.>";
+/// Where nodes wait for answers. Below [`INTERNAL`], so that no client can send them anything either.
+pub const INTERNAL_INBOX: &str = "amphi.int.inbox";
+
+/// Stream that says who has the Manager's seat of each shard.
+pub const SEATS_STREAM: &str = "AMPHI_SEATS";
+/// What [`SEATS_STREAM`] holds.
+pub const SEATS_SUBJECTS: &str = "amphi.seat.>";
+
+/// The claim to the Manager's seat of a shard.
+pub fn seat(shard: ShardId) -> String {
+    format!("amphi.seat.{shard}")
+}
+
 /// Commands for a node.
 pub fn node_commands(node: &NodeId) -> String {
     format!("amphi.int.node.{node}.command")

@@ -240,6 +240,12 @@ pub struct NodeView {
     pub capacity: u32,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// How often it joined again.
+    #[serde(default)]
+    pub restarts: u64,
+    /// Why it was lost the last time; null if it never was.
+    #[serde(default)]
+    pub last_exit: Option<String>,
 }
 
 /// All incidents.

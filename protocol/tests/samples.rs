@@ -11,7 +11,7 @@ use amphi_protocol::codec;
 use amphi_protocol::document::{CompileOptions, EpicSpec, Plan, compile};
 use amphi_protocol::event::{Event, EventType};
 use amphi_protocol::journal::{AttemptNews, Decision, Input, Record};
-use amphi_protocol::node::{Heartbeat, Job, NodeAnswer, NodeCommand, Order};
+use amphi_protocol::node::{Heartbeat, HeartbeatAnswer, Job, NodeAnswer, NodeCommand, NodeDeath, Order};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -123,6 +123,8 @@ fn everything_between_managers_and_nodes_has_a_sample_in_both_forms() {
     complete(&live::<NodeAnswer>("node_answer"));
     live::<NodeCommand>("node_command");
     live::<Heartbeat>("heartbeat");
+    live::<HeartbeatAnswer>("heartbeat_answer");
+    live::<NodeDeath>("node_death");
     samples::<Job>("job");
 }
 

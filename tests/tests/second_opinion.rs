@@ -76,7 +76,15 @@ fn info(n: usize, life: u64) -> NodeInfo {
         skills: if k == 0 { vec!["build".into()] } else { vec![] },
     };
     let agents = ["Worker", "Worker", "Tester"].into_iter().enumerate().map(agent).collect();
-    NodeInfo { node: node(n), incarnation: Incarnation(life), pid: 1, capacity: 2 + n as u32 % 2, labels: BTreeMap::new(), agents }
+    NodeInfo {
+        node: node(n),
+        incarnation: Incarnation(life),
+        pid: 1,
+        capacity: 2 + n as u32 % 2,
+        labels: BTreeMap::new(),
+        agents,
+        home: String::new(),
+    }
 }
 
 fn random_task(chance: &mut Chance, position: usize, phases: usize) -> Value {

@@ -131,6 +131,7 @@ impl Shard {
             capacity: AGENTS,
             labels: BTreeMap::new(),
             agents: agents.collect(),
+            home: String::new(),
         }));
         shard
     }

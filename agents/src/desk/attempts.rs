@@ -9,6 +9,7 @@ use amphi_protocol::ids::{AgentId, AttemptRef, Token};
 use amphi_protocol::journal::{AttemptEnd, AttemptNews, AttemptReport, Input, Outcome};
 use amphi_protocol::node::{Assignment, Job, NodeAnswer, NodeCommand, Order};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{DeskMessage, DeskState};
 use crate::jobs::JobReport;
@@ -25,6 +26,10 @@ pub(super) struct Held {
     task: String,
     job: Arc<Job>,
     pub(super) phase: Phase,
+    /// It has a write lock or is `retry: 0`: see [`super::fence`].
+    pub(super) fenced: bool,
+    /// Ends the patience with its processes.
+    pub(super) hurry: CancellationToken,
     /// Its start was reported.
     started: bool,
     /// Somebody ends it.
@@ -98,11 +103,24 @@ impl DeskState {
             Ok(job) => Arc::new(job),
             Err(error) => return self.refuse(attempt, token, &format!("the node cannot read the job: {error}")),
         };
+        if needs_claim && self.fence_is_over() {
+            return self.refuse(attempt, token, "no Manager acknowledges this node");
+        }
         if let Err(why) = self.free(&agent) {
             return self.refuse(attempt, token, &why);
         }
         let since = Instant::now();
-        let held = Held { agent: agent.clone(), token, task, job, phase: Phase::Claiming { since }, started: false, ending: None };
+        let held = Held {
+            agent: agent.clone(),
+            token,
+            task,
+            job,
+            phase: Phase::Claiming { since },
+            fenced: needs_claim,
+            hurry: CancellationToken::new(),
+            started: false,
+            ending: None,
+        };
         self.held.insert(attempt.clone(), held);
         self.occupy(&agent, &attempt);
         if needs_claim {
@@ -136,7 +154,8 @@ impl DeskState {
 
     fn give(&mut self, attempt: &AttemptRef) {
         let Some(held) = self.held.get_mut(attempt) else { return };
-        let order = JobOrder { attempt: attempt.clone(), task: held.task.clone(), token: held.token, job: held.job.clone() };
+        let hurry = held.hurry.clone();
+        let order = JobOrder { attempt: attempt.clone(), task: held.task.clone(), token: held.token, job: held.job.clone(), hurry };
         let entry = self.arguments.registry.get(&held.agent);
         match entry {
             Some(entry) if entry.send(SpecialistMessage::Begin(order)) => {

@@ -9,6 +9,7 @@
 
 mod agents;
 mod attempts;
+mod fence;
 mod memory;
 mod traffic;
 pub mod wiring;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use amphi_ports::MessageBus;
 use amphi_protocol::ids::{AgentId, AttemptRef, Epoch, Incarnation, NodeId, ShardId};
 use amphi_protocol::journal::{AgentInfo, AgentLife};
-use amphi_protocol::node::{Heartbeat, NodeAnswer, NodeCommand};
+use amphi_protocol::node::{HeartbeatAnswer, NodeAnswer, NodeCommand};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -32,8 +33,10 @@ use crate::registry::AgentRegistry;
 
 use agents::AgentSlot;
 use attempts::Held;
+pub use fence::Uptime;
 use memory::Recent;
 use traffic::{Drain, Membership};
+use wiring::Beat;
 
 /// The actor.
 #[derive(Debug, Clone, Copy, Default)]
@@ -71,6 +74,10 @@ pub struct DeskArguments {
     pub handle: DeskHandle,
     /// How an agent is replaced.
     pub restart_agent: RestartAgent,
+    /// Names the data folder that the node lives in.
+    pub home: String,
+    /// The clock of the fence.
+    pub uptime: Uptime,
     /// Times.
     pub settings: DeskSettings,
 }
@@ -92,6 +99,9 @@ pub struct DeskSettings {
     pub staffing: Duration,
     /// After draining, how long the last reports may take to be acknowledged.
     pub flush: Duration,
+    /// Attempts with a write lock or `retry: 0` are ended so long after the sending of the last heartbeat that was acknowledged:
+    /// the Manager's lease and 10 s. The Manager gives their locks on 5 s after that, and not before.
+    pub fence: Duration,
 }
 
 impl Default for DeskSettings {
@@ -104,6 +114,7 @@ impl Default for DeskSettings {
             claim: Duration::from_secs(5),
             staffing: Duration::from_secs(10),
             flush: Duration::from_secs(5),
+            fence: Duration::from_secs(13),
         }
     }
 }
@@ -183,6 +194,15 @@ pub enum DeskMessage {
     PingDue,
     /// Time for a heartbeat.
     HeartbeatDue,
+    /// The Manager acknowledges a heartbeat.
+    HeartbeatAnswered {
+        /// When the heartbeat was sent, by [`DeskArguments::uptime`].
+        sent_at: Duration,
+        /// What it says.
+        answer: HeartbeatAnswer,
+    },
+    /// Time to look at the fence.
+    FenceDue,
     /// Time to see whether the node can join.
     JoinDue,
     /// Take nothing new, let what runs finish for `grace`, end the rest, tell the leader; then answer.
@@ -210,6 +230,8 @@ pub struct Drained {
 pub struct DeskSnapshot {
     /// The leader took the node in.
     pub joined: bool,
+    /// The leader refuses to take the node in, and why; it may pass.
+    pub refused: Option<String>,
     /// It takes nothing new.
     pub draining: bool,
     /// The newest term seen.
@@ -303,7 +325,13 @@ pub struct DeskState {
     outbox: Outbox,
     membership: Membership,
     drain: Option<Drain>,
-    heartbeats: mpsc::Sender<Heartbeat>,
+    /// When the last heartbeat that was acknowledged was sent, by the node's own clock.
+    acknowledged: Duration,
+    /// Since when the node is a member.
+    joined_at: Duration,
+    /// Why the leader did not take the node in the last time.
+    join_refused: Option<String>,
+    heartbeats: mpsc::Sender<Beat>,
     _heartbeat_task: AbortOnDropHandle<()>,
 }
 
@@ -325,18 +353,23 @@ impl Actor for Desk {
             return Err("this life of the node had a desk already; its memory is lost, so the node must end".into());
         }
         let told = myself.clone();
-        let outbox = Outbox::start(arguments.link.clone(), move |settlement| {
+        let outbox = Outbox::start(arguments.link.clone(), arguments.uptime.clone(), move |settlement| {
             // A desk that is gone needs no verdicts.
             let _ = told.cast(DeskMessage::Settled(settlement));
         });
         let (heartbeats, due) = mpsc::channel(1);
-        let heartbeat_task = tokio::spawn(wiring::publish_heartbeats(arguments.bus.clone(), arguments.shard, due));
+        let heartbeat_task = tokio::spawn(wiring::send_heartbeats(arguments.bus.clone(), arguments.shard, due, myself.clone()));
         // These tasks end with the actor.
         drop(myself.send_interval(arguments.settings.ping, || DeskMessage::PingDue));
         drop(myself.send_interval(arguments.settings.heartbeat, || DeskMessage::HeartbeatDue));
+        drop(myself.send_interval(fence::FENCE_PERIOD, || DeskMessage::FenceDue));
         myself.cast(DeskMessage::JoinDue)?;
         let agents = arguments.agents.iter().map(|info| (info.agent.clone(), AgentSlot::new(info.clone()))).collect();
+        let now = (arguments.uptime)();
         Ok(DeskState {
+            acknowledged: now,
+            joined_at: now,
+            join_refused: None,
             membership: Membership::staffing(&arguments.settings),
             myself,
             arguments,
@@ -352,6 +385,8 @@ impl Actor for Desk {
     }
 
     async fn handle(&self, _: ActorRef<Self::Msg>, message: Self::Msg, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+        // First: whoever was stopped for long must not act on what came meanwhile.
+        state.fence();
         match message {
             DeskMessage::Command(command, reply) => {
                 let answer = state.command(*command);
@@ -371,6 +406,8 @@ impl Actor for Desk {
             DeskMessage::CancelOverdue { attempt } => state.cancel_overdue(&attempt),
             DeskMessage::PingDue => state.ping(),
             DeskMessage::HeartbeatDue => state.heartbeat(),
+            DeskMessage::HeartbeatAnswered { sent_at, answer } => state.heartbeat_answered(sent_at, answer),
+            DeskMessage::FenceDue => {}
             DeskMessage::JoinDue => state.join_due(),
             DeskMessage::Drain { grace, reply } => state.drain(grace, reply),
             DeskMessage::GraceOver => state.grace_over(),

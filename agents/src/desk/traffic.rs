@@ -10,6 +10,7 @@ use ractor::RpcReplyPort;
 use tokio::time::Instant;
 
 use super::attempts::{Ending, Phase};
+use super::wiring::Beat;
 use super::{DeskMessage, DeskSettings, DeskSnapshot, DeskState, Drained};
 use crate::link::Verdict;
 use crate::outbox::{Settled, Settlement};
@@ -72,6 +73,7 @@ impl DeskState {
             capacity: arguments.capacity,
             labels: arguments.labels.clone(),
             agents: arguments.agents.clone(),
+            home: arguments.home.clone(),
         };
         self.membership = Membership::Joining;
         self.outbox.push(Input::Join(info));
@@ -140,17 +142,19 @@ impl DeskState {
 
     pub(super) fn settled(&mut self, settlement: Settlement) {
         self.epoch = self.epoch.max(settlement.epoch);
+        let sent_at = settlement.sent_at;
         for Settled { input, verdict, doubtful } in settlement.settled {
             if let Verdict::Refused(code) = &verdict {
                 metrics::counter!("amphi_reports_refused_total").increment(1);
                 tracing::debug!(?input, code, doubtful, "the leader refuses a report");
             }
             match (input, verdict) {
-                (Input::Join(_), Verdict::Accepted) => self.joined(),
+                (Input::Join(_), Verdict::Accepted) => self.joined(Some(sent_at)),
                 // Sent twice, it was taken the first time. If not, the leader asks for it after the next heartbeat.
-                (Input::Join(_), Verdict::Refused(_)) if doubtful => self.joined(),
+                (Input::Join(_), Verdict::Refused(_)) if doubtful => self.joined(None),
                 (Input::Join(_), Verdict::Refused(code)) => {
                     tracing::error!(node = %self.arguments.node, code, "the leader refuses the node; it asks again");
+                    self.join_refused = Some(code);
                     self.later(JOIN_PAUSE, DeskMessage::JoinDue);
                 }
                 (Input::Attempt(report), Verdict::Accepted) if report.what == AttemptNews::Claim => self.go(&report.attempt),
@@ -161,10 +165,13 @@ impl DeskState {
         }
     }
 
-    fn joined(&mut self) {
+    /// `sent_at`: when the request was sent that the leader took; not known if an earlier one may have been it.
+    fn joined(&mut self, sent_at: Option<Duration>) {
         tracing::info!(node = %self.arguments.node, incarnation = %self.arguments.incarnation, "joined");
         if self.membership == Membership::Joining {
             self.membership = Membership::Joined { since: Instant::now() };
+            self.join_refused = None;
+            self.joined_at(sent_at);
         }
     }
 
@@ -189,7 +196,8 @@ impl DeskState {
         let mut held: BTreeSet<AttemptRef> = self.outbox.attempts();
         held.extend(self.held.keys().cloned());
         let (node, incarnation) = (self.arguments.node.clone(), self.arguments.incarnation);
-        permit.send(Heartbeat { node, incarnation, progressed, held: held.into_iter().collect() });
+        let heartbeat = Heartbeat { node, incarnation, progressed, held: held.into_iter().collect() };
+        permit.send(Beat { sent_at: (self.arguments.uptime)(), heartbeat });
     }
 
     pub(super) fn snapshot(&self) -> DeskSnapshot {
@@ -199,6 +207,7 @@ impl DeskState {
         );
         DeskSnapshot {
             joined: matches!(self.membership, Membership::Joined { .. }),
+            refused: self.join_refused.clone(),
             draining: self.drain.is_some(),
             epoch: self.epoch,
             unsettled: self.outbox.len(),

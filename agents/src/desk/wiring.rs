@@ -2,17 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use amphi_ports::{BusError, BusMessage, MessageBus};
 use amphi_protocol::codec;
 use amphi_protocol::ids::{NodeId, ShardId};
-use amphi_protocol::node::{Heartbeat, NodeAnswer, NodeCommand};
+use amphi_protocol::node::{Heartbeat, HeartbeatAnswer, NodeAnswer, NodeCommand};
 use amphi_protocol::subjects;
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use ractor::ActorRef;
 use tokio::sync::mpsc;
 
-use super::DeskHandle;
+use super::{DeskHandle, DeskMessage};
+
+/// A heartbeat that is not acknowledged after so long is given up; the ones after it count more.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Heartbeats without an answer that are waited for at once.
+const UNANSWERED_MAX: usize = 64;
 
 /// Takes the commands for `node` from the bus, in order, and answers them. Ends with the desk or the subscription; an error means that
 /// the subscription could not be made.
@@ -45,14 +53,47 @@ async fn answer_to(bus: &dyn MessageBus, reply: String, answer: &NodeAnswer) {
     }
 }
 
-/// Publishes heartbeats as they come. While the connection is down they are dropped: old ones help nobody.
-pub(super) async fn publish_heartbeats(bus: Arc<dyn MessageBus>, shard: ShardId, mut heartbeats: mpsc::Receiver<Heartbeat>) {
-    while let Some(heartbeat) = heartbeats.recv().await {
-        if !bus.is_connected() {
-            continue;
+/// A heartbeat on its way.
+pub(super) struct Beat {
+    /// When the desk gave it away, by its own clock: not later than the sending.
+    pub(super) sent_at: Duration,
+    pub(super) heartbeat: Heartbeat,
+}
+
+/// Sends heartbeats as they come, and hands their answers to the desk. While the connection is down they are dropped: old ones help
+/// nobody. One that is not answered delays no other.
+pub(super) async fn send_heartbeats(
+    bus: Arc<dyn MessageBus>,
+    shard: ShardId,
+    mut heartbeats: mpsc::Receiver<Beat>,
+    desk: ActorRef<DeskMessage>,
+) {
+    let mut asked = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            next = heartbeats.recv(), if asked.len() < UNANSWERED_MAX => match next {
+                Some(beat) if bus.is_connected() => asked.push(ask(&*bus, shard, beat)),
+                Some(_) => {}
+                None => return,
+            },
+            Some(answered) = asked.next() => {
+                if let Some((sent_at, answer)) = answered
+                    && desk.cast(DeskMessage::HeartbeatAnswered { sent_at, answer }).is_err()
+                {
+                    return;
+                }
+            }
         }
-        if let Err(error) = bus.publish(subjects::heartbeats(shard), headers(), Bytes::from(codec::encode(&heartbeat))).await {
-            tracing::debug!(%error, "a heartbeat is lost");
+    }
+}
+
+async fn ask(bus: &dyn MessageBus, shard: ShardId, Beat { sent_at, heartbeat }: Beat) -> Option<(Duration, HeartbeatAnswer)> {
+    let body = Bytes::from(codec::encode(&heartbeat));
+    match bus.request(subjects::heartbeats(shard), headers(), body, ANSWER_WITHIN).await {
+        Ok(answer) => codec::decode(&answer.body).ok().map(|answer| (sent_at, answer)),
+        Err(error) => {
+            tracing::debug!(%error, "a heartbeat is not acknowledged");
+            None
         }
     }
 }

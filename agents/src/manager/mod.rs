@@ -21,7 +21,7 @@ use amphi_ports::{AppendError, Clock, EventStream, Journal, MessageBus, ObjectSt
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::{Epoch, NodeId, ShardId, Timestamp};
 use amphi_protocol::journal::{AttemptNews, Input};
-use amphi_protocol::node::Heartbeat;
+use amphi_protocol::node::{Heartbeat, HeartbeatAnswer, Standing};
 use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
@@ -69,8 +69,8 @@ pub enum ManagerMessage {
     Take(Box<Input>, oneshot::Sender<Answer>),
     /// Look at the state, once it is exactly what the journal holds.
     Read(Read),
-    /// A node's heartbeat.
-    Heartbeat(Heartbeat),
+    /// A node's heartbeat; answered only if this Manager leads.
+    Heartbeat(Heartbeat, Option<oneshot::Sender<HeartbeatAnswer>>),
     /// What came of the append under way.
     Appended(Appended),
     /// The journal's last record.
@@ -85,7 +85,7 @@ impl std::fmt::Debug for ManagerMessage {
             Self::Booted(_) => "Booted",
             Self::Take(..) => "Take",
             Self::Read(_) => "Read",
-            Self::Heartbeat(_) => "Heartbeat",
+            Self::Heartbeat(..) => "Heartbeat",
             Self::Appended(_) => "Appended",
             Self::LastRead(_) => "LastRead",
             Self::Tick => "Tick",
@@ -177,7 +177,7 @@ impl Actor for Manager {
             ManagerMessage::Booted(booted) => state.booted(*booted)?,
             ManagerMessage::Take(input, reply) => state.take(*input, Some(reply)),
             ManagerMessage::Read(read) => state.reads.push(read),
-            ManagerMessage::Heartbeat(heartbeat) => state.liveness.heard(state.time.now(), &heartbeat),
+            ManagerMessage::Heartbeat(heartbeat, reply) => state.heartbeat(&heartbeat, reply),
             ManagerMessage::Appended(result) => state.appended(&myself, result)?,
             ManagerMessage::LastRead(result) => state.last_read(&myself, result)?,
             ManagerMessage::Tick => state.tick(&myself)?,
@@ -226,6 +226,21 @@ impl ManagerState {
             (Some(Action::Answer { answer, .. }), Some(reply)) => drop(reply.send(answer)),
             (None | Some(_), _) => {}
         }
+    }
+
+    /// Notes that a node lives, then acknowledges it: the silence of whoever was acknowledged is counted from later than its sending.
+    /// A Manager that does not lead says nothing; what it has heard counts all the same when it leads.
+    fn heartbeat(&mut self, heartbeat: &Heartbeat, reply: Option<oneshot::Sender<HeartbeatAnswer>>) {
+        self.liveness.heard(self.time.now(), heartbeat);
+        let Some((seat, reply)) = self.seat.as_ref().filter(|seat| seat.is_leading()).zip(reply) else { return };
+        let state = seat.state();
+        let standing = match state.node(&heartbeat.node) {
+            Some(known) if known.incarnation > heartbeat.incarnation => Standing::Outlived,
+            Some(known) if known.alive && known.incarnation == heartbeat.incarnation => Standing::Member,
+            Some(_) | None => Standing::Stranger,
+        };
+        // Who does not wait any more has sent another.
+        let _late = reply.send(HeartbeatAnswer { epoch: state.epoch, standing });
     }
 
     fn pump(&mut self, myself: &ActorRef<ManagerMessage>) -> Result<(), ActorProcessingErr> {

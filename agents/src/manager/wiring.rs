@@ -10,13 +10,13 @@ use amphi_ports::{BusMessage, MessageBus};
 use amphi_protocol::api::{ApiError, ErrorBody, ErrorCode};
 use amphi_protocol::ids::ShardId;
 use amphi_protocol::journal::Input;
-use amphi_protocol::node::Heartbeat;
+use amphi_protocol::node::{Heartbeat, NodeDeath};
 use amphi_protocol::{codec, subjects};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::manager::{ManagerHandle, ManagerMessage};
 
@@ -100,15 +100,14 @@ async fn take(manager: &ManagerHandle, inputs: Vec<Input>) -> Result<serde_json:
     Ok(json!({ "results": results, "epoch": last_epoch, "index": last_index }))
 }
 
-/// Hands heartbeats on to the Manager.
+/// Hands heartbeats on to the Manager, and its acknowledgements back.
 pub async fn serve_heartbeats(bus: Arc<dyn MessageBus>, shard: ShardId, manager: ManagerHandle) {
     loop {
         match bus.subscribe(subjects::heartbeats(shard)).await {
             Ok(mut messages) => {
                 while let Some(message) = messages.next().await {
                     match codec::decode::<Heartbeat>(&message.body) {
-                        // Without a Manager nobody needs it.
-                        Ok(heartbeat) => drop(manager.cast(ManagerMessage::Heartbeat(heartbeat))),
+                        Ok(heartbeat) => hear(&bus, &manager, heartbeat, message.reply),
                         Err(error) => tracing::warn!(%error, "a heartbeat cannot be read"),
                     }
                 }
@@ -116,5 +115,55 @@ pub async fn serve_heartbeats(bus: Arc<dyn MessageBus>, shard: ShardId, manager:
             Err(error) => tracing::debug!(%error, "heartbeats are subscribed later"),
         }
         tokio::time::sleep(RESUBSCRIBE_AFTER).await;
+    }
+}
+
+/// Without a Manager that leads nobody answers, and the node counts itself unheard.
+fn hear(bus: &Arc<dyn MessageBus>, manager: &ManagerHandle, heartbeat: Heartbeat, reply: Option<String>) {
+    let (sender, answer) = oneshot::channel();
+    let told = manager.cast(ManagerMessage::Heartbeat(heartbeat, reply.is_some().then_some(sender)));
+    let (Ok(()), Some(reply)) = (told, reply) else { return };
+    let bus = bus.clone();
+    // Ends with the Manager's answer, or with the Manager.
+    tokio::spawn(async move {
+        let Ok(answer) = answer.await else { return };
+        let headers = BTreeMap::from([(subjects::CODEC_HEADER.to_owned(), codec::BINCODE.to_owned())]);
+        let _lost = bus.publish(reply, headers, Bytes::from(codec::encode(&answer))).await;
+    });
+}
+
+/// What neighbours say of dead nodes becomes the Manager's own knowledge, if it is about the life that it knows.
+pub async fn serve_deaths(bus: Arc<dyn MessageBus>, shard: ShardId, manager: ManagerHandle) {
+    loop {
+        match bus.subscribe(subjects::node_deaths(shard)).await {
+            Ok(mut messages) => {
+                while let Some(message) = messages.next().await {
+                    match codec::decode::<NodeDeath>(&message.body) {
+                        Ok(death) => bury(&bus, &manager, death, message.reply).await,
+                        Err(error) => tracing::warn!(%error, "news of a node's death cannot be read"),
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "news of deaths is subscribed later"),
+        }
+        tokio::time::sleep(RESUBSCRIBE_AFTER).await;
+    }
+}
+
+/// Answers when the loss is on record, or is none; a neighbour without an answer says it again.
+async fn bury(bus: &Arc<dyn MessageBus>, manager: &ManagerHandle, death: NodeDeath, reply: Option<String>) {
+    let NodeDeath { node, pid, incarnation, how } = death;
+    let asked = node.clone();
+    let known = manager.read(move |at| at.state.node(&asked).map(|known| (known.pid, known.incarnation))).await;
+    let settled = match known {
+        Ok(Some(known)) if known == (pid, incarnation) => {
+            let cause = how.chars().take(200).collect();
+            manager.take(Input::LoseNode { node, incarnation, cause }).await.is_ok()
+        }
+        Ok(Some(_) | None) => true,
+        Err(_) => false,
+    };
+    if let Some(reply) = reply.filter(|_| settled) {
+        let _lost = bus.publish(reply, BTreeMap::new(), Bytes::new()).await;
     }
 }

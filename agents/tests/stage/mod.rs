@@ -15,7 +15,8 @@ use amphi_ports::{BusError, BusMessage, Engine, JobNews, JobOrder, MessageBus};
 use amphi_protocol::document::{Work, Workspace};
 use amphi_protocol::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Epoch, Incarnation, NodeId, RoleName, ShardId, Token};
 use amphi_protocol::journal::{AgentLife, AgentReport, AttemptEnd, AttemptNews, Input, Outcome};
-use amphi_protocol::node::{Assignment, Job, NodeAnswer, NodeCommand, Order};
+use amphi_protocol::node::{Assignment, HeartbeatAnswer, Job, NodeAnswer, NodeCommand, Order, Standing};
+use amphi_protocol::{codec, subjects};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -61,6 +62,15 @@ impl Engine for FakeEngine {
                         () = tokio::time::sleep(Duration::from_millis(ms)) => Outcome::Succeeded,
                         () = cancel.cancelled() => Outcome::Cancelled,
                     }
+                }
+                // Needs its time to die, and less when it is told to hurry.
+                "slow_to_die" => {
+                    cancel.cancelled().await;
+                    tokio::select! {
+                        () = tokio::time::sleep(Duration::from_secs(5)) => {}
+                        () = order.hurry.cancelled() => {}
+                    }
+                    Outcome::Cancelled
                 }
                 // Needs 5 s to die, as a process that ignores TERM does.
                 "stubborn" => {
@@ -248,6 +258,8 @@ pub struct FakeBus {
     pub down: AtomicBool,
     /// What a request is answered with; without it nobody listens.
     pub answer: Mutex<Option<String>>,
+    /// What the leader makes of heartbeats; without it they are heard and not answered.
+    pub standing: Mutex<Option<Standing>>,
     subscribers: Mutex<HashMap<String, mpsc::UnboundedSender<BusMessage>>>,
 }
 
@@ -255,6 +267,24 @@ impl FakeBus {
     pub fn deliver(&self, message: BusMessage) {
         let subscribers = self.subscribers.lock().unwrap();
         subscribers.get(&message.subject).expect("somebody listens").send(message).unwrap();
+    }
+
+    async fn hear_heartbeat(
+        &self,
+        subject: String,
+        headers: BTreeMap<String, String>,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<BusMessage, BusError> {
+        self.publish(subject.clone(), headers, body).await?;
+        let standing = *self.standing.lock().unwrap();
+        let Some(standing) = standing else {
+            tokio::time::sleep(timeout).await;
+            return Err(BusError::Timeout { subject });
+        };
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let body = codec::encode(&HeartbeatAnswer { epoch: Epoch(1), standing });
+        Ok(BusMessage { subject, reply: None, headers: BTreeMap::new(), body: Bytes::from(body) })
     }
 
     pub fn listens(&self, subject: &str) -> bool {
@@ -293,8 +323,11 @@ impl MessageBus for FakeBus {
         subject: String,
         headers: BTreeMap<String, String>,
         body: Bytes,
-        _: Duration,
+        timeout: Duration,
     ) -> BoxFuture<'_, Result<BusMessage, BusError>> {
+        if subject == subjects::heartbeats(ShardId(0)) {
+            return self.hear_heartbeat(subject, headers, body, timeout).boxed();
+        }
         let Some(answer) = self.answer.lock().unwrap().clone() else {
             return async move { Err(BusError::NoResponders { subject }) }.boxed();
         };
@@ -396,6 +429,7 @@ impl Stage {
         let agents: Vec<AgentId> = (1..=count).map(|n| profile.agent_id(&node, n).unwrap()).collect();
         let (engine, leader, bus) = (Arc::new(FakeEngine::default()), FakeLeader::new(), Arc::new(FakeBus::default()));
         leader.set_mood(mood);
+        *bus.standing.lock().unwrap() = Some(Standing::Member);
         let (desk, registry) = (DeskHandle::new(), AgentRegistry::new());
         let jobs = Jobs::new(engine.clone(), desk.clone());
         let restarted: Arc<Mutex<Vec<AgentId>>> = Arc::default();
@@ -414,6 +448,11 @@ impl Stage {
             bus: bus.clone(),
             handle: desk.clone(),
             restart_agent: Arc::new(move |agent| restarts.lock().unwrap().push(agent.clone())),
+            home: "here".to_owned(),
+            uptime: {
+                let boot = tokio::time::Instant::now();
+                Arc::new(move || boot.elapsed())
+            },
             settings,
         };
         Actor::spawn(None, Desk, arguments).await.unwrap();

@@ -274,6 +274,10 @@ pub struct NodeInfo {
     pub labels: BTreeMap<String, String>,
     /// Its agents.
     pub agents: Vec<AgentInfo>,
+    /// Names the data folder that the node lives in, over all its lives: two machines that use one node id are told apart by it. Empty
+    /// in records of earlier builds.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub home: String,
 }
 
 /// One agent of a node; it runs one task at a time.

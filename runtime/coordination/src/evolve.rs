@@ -83,7 +83,7 @@ impl State {
             Decision::IncidentResolved { incident, resolution, by } => self.incident_resolved(incident, *resolution, by, sink),
             Decision::NodeJoined(info) => self.node_joined(info, sink),
             Decision::NodeLost { node, incarnation, cause } => {
-                self.fleet.lose(node);
+                self.fleet.lose(node, cause);
                 let subject = || Subject { node: Some(node.clone()), ..Subject::default() };
                 self.event(sink, EventType::NodeLost, subject, data! { "incarnation": incarnation, "cause": cause });
                 self.update_servable();

@@ -24,6 +24,12 @@ pub struct Node {
     pub agents: Vec<AgentId>,
     /// Its open attempts.
     pub running: BTreeSet<AttemptRef>,
+    /// Names the data folder that it lives in; empty if it did not say.
+    pub home: String,
+    /// How often it joined again.
+    pub restarts: u64,
+    /// Why it was lost the last time.
+    pub last_exit: Option<String>,
 }
 
 /// An agent.
@@ -109,6 +115,7 @@ impl Fleet {
     pub fn join(&mut self, info: &NodeInfo) -> Vec<usize> {
         let mut new = Vec::new();
         let agents = info.agents.iter().map(|agent| agent.agent.clone()).collect();
+        let former = self.nodes.get(&info.node);
         let node = Node {
             incarnation: info.incarnation,
             pid: info.pid,
@@ -117,6 +124,9 @@ impl Fleet {
             alive: true,
             agents,
             running: BTreeSet::new(),
+            home: info.home.clone(),
+            restarts: former.map_or(0, |former| former.restarts + 1),
+            last_exit: former.and_then(|former| former.last_exit.clone()),
         };
         if let Some(old) = self.nodes.insert(info.node.clone(), node) {
             for agent in old.agents {
@@ -151,9 +161,10 @@ impl Fleet {
     }
 
     /// A node is gone, with all its agents.
-    pub fn lose(&mut self, node: &NodeId) {
+    pub fn lose(&mut self, node: &NodeId, cause: &str) {
         let Some(entry) = self.nodes.get_mut(node) else { return };
         entry.alive = false;
+        entry.last_exit = Some(cause.to_owned());
         entry.running.clear();
         for agent in entry.agents.clone() {
             if let Some(agent) = self.agents.get_mut(&agent) {

@@ -30,8 +30,11 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    /// A heartbeat came in.
+    /// A heartbeat came in. One of a former life keeps nobody alive.
     pub fn heard(&mut self, now: Timestamp, heartbeat: &Heartbeat) {
+        if self.nodes.get(&heartbeat.node).is_some_and(|(incarnation, _)| *incarnation > heartbeat.incarnation) {
+            return;
+        }
         self.nodes.insert(heartbeat.node.clone(), (heartbeat.incarnation, now));
         for attempt in &heartbeat.progressed {
             self.progress.insert(attempt.clone(), now);

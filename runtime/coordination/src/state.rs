@@ -222,6 +222,11 @@ impl State {
         self.epics.values()
     }
 
+    /// A node.
+    pub fn node(&self, id: &NodeId) -> Option<&crate::fleet::Node> {
+        self.fleet.nodes.get(id)
+    }
+
     /// All nodes.
     pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &crate::fleet::Node)> {
         self.fleet.nodes.iter()

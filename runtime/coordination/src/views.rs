@@ -148,6 +148,8 @@ impl State {
             running: node.running.len() as u64,
             capacity: node.capacity,
             labels: node.labels.clone(),
+            restarts: node.restarts,
+            last_exit: node.last_exit.clone(),
         });
         NodeList { nodes: nodes.collect() }
     }

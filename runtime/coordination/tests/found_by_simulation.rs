@@ -20,7 +20,15 @@ fn agent() -> AgentId {
 
 fn join() -> Input {
     let agent = AgentInfo { agent: agent(), role: RoleName::parse("Build").unwrap(), skills: Vec::new() };
-    Input::Join(NodeInfo { node: node(), incarnation: Incarnation(1), pid: 1, capacity: 4, labels: BTreeMap::new(), agents: vec![agent] })
+    Input::Join(NodeInfo {
+        node: node(),
+        incarnation: Incarnation(1),
+        pid: 1,
+        capacity: 4,
+        labels: BTreeMap::new(),
+        agents: vec![agent],
+        home: String::new(),
+    })
 }
 
 fn news(state: AgentLife, restarts: u32) -> Input {

@@ -178,7 +178,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Runs `job` to its end and returns how it ended. When the future returns, every process of the job is dead.
     ///
     /// `cancel` asks for an orderly end: TERM, 5 s, KILL. The outcome is then [`amphi_protocol::journal::Outcome::Cancelled`].
-    /// Dropping the future kills the tree too, without a confirmation.
+    /// [`JobOrder::hurry`] ends the patience: KILL at once. Dropping the future kills the tree too, without a confirmation.
     fn run(&self, job: JobOrder, news: mpsc::UnboundedSender<JobNews>, cancel: CancellationToken) -> BoxFuture<'static, AttemptEnd>;
 }
 
@@ -193,6 +193,8 @@ pub struct JobOrder {
     pub token: Token,
     /// What to run.
     pub job: Arc<Job>,
+    /// Fires when somebody else may soon be given what this attempt holds: whatever lives of it must die now. `cancel` fires too.
+    pub hurry: CancellationToken,
 }
 
 /// What a running job lets its agent know.

@@ -190,6 +190,7 @@ impl World {
             capacity: it.capacity,
             labels: BTreeMap::new(),
             agents: it.slots.iter().map(|slot| slot.info.clone()).collect(),
+            home: format!("home of {}", it.id),
         };
         self.push(node, Input::Join(info));
         // A join presents every agent as ready.

@@ -122,7 +122,7 @@ pub(crate) fn failed(outcome: Outcome, error: impl Into<String>) -> AttemptEnd {
 }
 
 async fn run(shared: &Arc<Shared>, order: &JobOrder, news: &mpsc::UnboundedSender<JobNews>, cancel: &CancellationToken) -> AttemptEnd {
-    if cancel.is_cancelled() {
+    if cancel.is_cancelled() || order.hurry.is_cancelled() {
         return failed(Outcome::Cancelled, "cancelled before it began");
     }
     let begun = {
@@ -287,7 +287,7 @@ impl Watched<'_> {
             },
             () = self.cancel.cancelled() => {}
         }
-        tree.end(self.cancel).await
+        tree.end(self.cancel, &self.order.hurry).await
     }
 
     /// Once a second: is it alive, and how far is it. Never ends.

@@ -29,7 +29,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getppid, setpgid, setsid};
 
-use super::launch::{GRACE, GuardWord, Launch, SILENCE_MAX, TERMINATE};
+use super::launch::{GRACE, GuardWord, KILL, Launch, SILENCE_MAX, TERMINATE};
 use super::{cgroup, procfs, record};
 
 /// Runs a guard; the `amphi` binary calls this, before anything else, when its first argument is `guard`. `args` are for people who
@@ -158,7 +158,7 @@ fn clear(launch: &Launch, lock: Flock<File>) {
 }
 
 /// Time since boot that goes on while the machine sleeps: a node that slept was silent.
-fn now() -> Duration {
+pub fn now() -> Duration {
     let time = clock_gettime(ClockId::CLOCK_BOOTTIME).or_else(|_| clock_gettime(ClockId::CLOCK_MONOTONIC));
     time.map_or(Duration::ZERO, Duration::from)
 }
@@ -234,7 +234,9 @@ impl Watch {
                 Ok(0) => return self.mode = Mode::Killing,
                 Ok(count) => {
                     self.heard = now();
-                    if self.mode == Mode::Running && bytes[..count].contains(&TERMINATE) {
+                    if bytes[..count].contains(&KILL) {
+                        self.mode = Mode::Killing;
+                    } else if self.mode == Mode::Running && bytes[..count].contains(&TERMINATE) {
                         self.mode = Mode::Terminating(now() + GRACE);
                         self.terminate();
                     }

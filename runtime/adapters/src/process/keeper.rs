@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::launch::{RENEW, RENEW_EVERY, TERMINATE};
+use super::launch::{KILL, RENEW, RENEW_EVERY, TERMINATE};
 
 /// The sockets of all guards of an engine.
 #[derive(Debug)]
@@ -68,8 +68,17 @@ pub struct Kept {
 impl Kept {
     /// Asks the guard for an orderly end.
     pub fn terminate(&self) -> io::Result<()> {
+        self.say(TERMINATE)
+    }
+
+    /// Asks the guard for an end at once.
+    pub fn kill(&self) -> io::Result<()> {
+        self.say(KILL)
+    }
+
+    fn say(&self, word: u8) -> io::Result<()> {
         match self.keeper.lock().open.get_mut(&self.id) {
-            Some(socket) => socket.write_all(&[TERMINATE]),
+            Some(socket) => socket.write_all(&[word]),
             None => Ok(()),
         }
     }

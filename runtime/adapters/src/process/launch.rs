@@ -1,6 +1,6 @@
 //! What a node and a guard say to each other over their socket.
 //!
-//! Node to guard: one [`Launch`], then single bytes, [`RENEW`] every second and [`TERMINATE`] at most once. Guard to node: lines,
+//! Node to guard: one [`Launch`], then single bytes, [`RENEW`] every second, [`TERMINATE`] and [`KILL`] at most once. Guard to node: lines,
 //! read as [`GuardWord`]. End of file means that the other side is dead.
 
 use std::ffi::OsString;
@@ -13,6 +13,8 @@ use std::time::Duration;
 pub const RENEW: u8 = b'.';
 /// "End it in order: TERM, then KILL."
 pub const TERMINATE: u8 = b'T';
+/// "End it now: KILL."
+pub const KILL: u8 = b'K';
 /// How often a node says that it is alive.
 pub const RENEW_EVERY: Duration = Duration::from_secs(1);
 /// Silence after which a guard takes its node for dead.

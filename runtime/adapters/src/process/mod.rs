@@ -26,7 +26,7 @@ mod values;
 
 pub use engine::{ProcessConfig, ProcessEngine};
 pub use environment::Basics;
-pub use guard::guard_main;
+pub use guard::{guard_main, now as uptime};
 pub use leftovers::{Leftover, become_subreaper, confirm_dead};
 pub use output::{CUT_MARK, OUTPUT_BYTES_MAX};
 pub use procfs::MARKER_VARIABLE;

@@ -26,6 +26,9 @@ use super::record::{self, Record};
 /// How long a guard that was asked for an orderly end may take before the node kills by itself.
 const GUARD_PATIENCE: Duration = Duration::from_secs(3);
 
+/// The same for one that was told to kill at once.
+const HURRY_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How to run a guard: the `amphi` binary itself, or another program that calls [`super::guard_main`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuardCommand {
@@ -165,9 +168,10 @@ impl Tree {
         }
     }
 
-    /// Waits for the end of the tree, in order once `cancel` fires. When this returns, no process of the tree lives.
-    pub async fn end(&mut self, cancel: &CancellationToken) -> Verdict {
-        let mut asked = false;
+    /// Waits for the end of the tree, in order once `cancel` fires, at once when `hurry` does. When this returns, no process of the tree
+    /// lives.
+    pub async fn end(&mut self, cancel: &CancellationToken, hurry: &CancellationToken) -> Verdict {
+        let (mut asked, mut hurried) = (false, false);
         let mut patience = std::pin::pin!(tokio::time::sleep(Duration::MAX / 4));
         let verdict = loop {
             tokio::select! {
@@ -182,6 +186,11 @@ impl Tree {
                     asked = true;
                     let _ = self.kept.terminate();
                     patience.as_mut().reset(tokio::time::Instant::now() + GRACE + GUARD_PATIENCE);
+                }
+                () = hurry.cancelled(), if !hurried => {
+                    (asked, hurried) = (true, true);
+                    let _ = self.kept.kill();
+                    patience.as_mut().reset(tokio::time::Instant::now() + HURRY_PATIENCE);
                 }
                 () = patience.as_mut() => break None,
             }

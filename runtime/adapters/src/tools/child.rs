@@ -108,7 +108,7 @@ impl Context {
             let mut readers = std::pin::pin!(async {
                 tokio::join!(read(out, &mut stdout), read(err, &mut stderr));
             });
-            let mut end = std::pin::pin!(tree.end(&self.cancel));
+            let mut end = std::pin::pin!(tree.end(&self.cancel, &self.hurry));
             let mut ticks = interval(NEWS_EVERY);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut is_read = false;

@@ -99,7 +99,8 @@ async fn run(shared: &Shared, order: &JobOrder, news: mpsc::UnboundedSender<JobN
         Err(ToolError { outcome, text }) => return failed(outcome, text),
     };
     let (attempt, launcher) = (attempt_name(&order.attempt), Arc::clone(&shared.launcher));
-    let context = Context { workspace: place.work.clone(), attempt, news, cancel, launcher };
+    let hurry = order.hurry.clone();
+    let context = Context { workspace: place.work.clone(), attempt, news, cancel, hurry, launcher };
     let answer = tool.run(&context, arguments).await;
     drop(place);
     match answer {

@@ -92,6 +92,8 @@ struct Context {
     attempt: String,
     /// What a tool that must finish looks at, to finish early.
     cancel: CancellationToken,
+    /// Ends the patience with its programs.
+    hurry: CancellationToken,
     launcher: Arc<child::Launcher>,
     news: mpsc::UnboundedSender<JobNews>,
 }

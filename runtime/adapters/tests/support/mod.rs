@@ -149,7 +149,7 @@ impl Running {
 
 pub fn order(i: u32, job: Job) -> JobOrder {
     let attempt = AttemptRef { epic: EpicId::parse("release-1").unwrap(), i, run: 2, attempt: 3 };
-    JobOrder { attempt, task: format!("t[{i}]"), token: Token(77), job: Arc::new(job) }
+    JobOrder { attempt, task: format!("t[{i}]"), token: Token(77), job: Arc::new(job), hurry: CancellationToken::new() }
 }
 
 pub fn shell(text: &str) -> Job {

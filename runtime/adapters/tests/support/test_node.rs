@@ -67,7 +67,7 @@ async fn node(data_dir: PathBuf, script: String, use_cgroups: bool) {
         inputs: BTreeMap::new(),
     };
     let attempt = AttemptRef { epic: EpicId::parse("e").expect("`e` is an epic id"), i: 0, run: 1, attempt: 1 };
-    let order = JobOrder { attempt, task: "t".to_owned(), token: Token(1), job: Arc::new(job) };
+    let order = JobOrder { attempt, task: "t".to_owned(), token: Token(1), job: Arc::new(job), hurry: CancellationToken::new() };
     let (news, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let cancel = CancellationToken::new();
     let mut end = engine.run(order, news, cancel.clone());

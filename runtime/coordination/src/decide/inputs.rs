@@ -165,6 +165,10 @@ impl Deciding<'_> {
             if known.alive && known.incarnation == info.incarnation {
                 return Err(Refusal::Stale("the node has joined already"));
             }
+            if known.alive && !known.home.is_empty() && !info.home.is_empty() && known.home != info.home {
+                let message = format!("a node {} lives already (pid {}), in another data folder", info.node, known.pid);
+                return Err(Refusal::error(ErrorCode::StateConflict, message, "give this one an id of its own: --node-prefix P"));
+            }
             if known.alive {
                 self.lose_node(&info.node, "restarted");
             }

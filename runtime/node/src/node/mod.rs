@@ -23,9 +23,9 @@ use ractor::ActorRef;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::up::NodeSpec;
 use crate::up::child::{announce_ready, read_spec};
-use tree::Tree;
+use crate::up::{INCARNATION_FILE, NodeSpec};
+use tree::{Life, Tree};
 use world::World;
 
 /// How long the former life may take to be dead with everything that it started: a guard gives up after 5 s of silence.
@@ -56,11 +56,11 @@ fn refuse(error: &anyhow::Error) -> u8 {
 async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
     become_subreaper().context("cannot adopt orphans")?;
     let _lock = take_over(&spec.data).await?;
-    let incarnation = begin_life(&spec.data)?;
+    let life = begin_life(&spec.data)?;
     let (team, environment) = configuration(&spec)?;
     let world = World::open(&spec, &team, &environment).await?;
     let (memory, client) = (world.memory.clone(), world.client.clone());
-    let tree = Tree::plant(&spec, incarnation, &team, world).await?;
+    let tree = Tree::plant(&spec, life, &team, world).await?;
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let [terminate, interrupt] = &mut signals;
     let root = tree.root.clone();
@@ -115,13 +115,14 @@ async fn take_over(data: &Path) -> anyhow::Result<DataLock> {
 }
 
 /// The number of this life: the time in milliseconds, and in any case more than the one before.
-fn begin_life(data: &Path) -> anyhow::Result<Incarnation> {
-    let path = data.join("incarnation");
+fn begin_life(data: &Path) -> anyhow::Result<Life> {
+    let home = crate::up::kept(&data.join("home"), || uuid::Uuid::now_v7().simple().to_string()).context("cannot name the data folder")?;
+    let path = data.join(INCARNATION_FILE);
     let former: u64 = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
     let present = now.max(former + 1);
     amphi_adapters::nats::remembered::write_durably(&path, present.to_string().as_bytes()).context("cannot write the incarnation")?;
-    Ok(Incarnation(present))
+    Ok(Life { incarnation: Incarnation(present), home })
 }
 
 fn configuration(spec: &NodeSpec) -> anyhow::Result<(TeamConfig, Environment)> {

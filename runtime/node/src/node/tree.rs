@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use amphi_adapters::nats::connect_later;
 use amphi_agents::desk::wiring::serve_commands;
-use amphi_agents::manager::wiring::{serve_heartbeats, serve_inputs};
+use amphi_agents::manager::wiring::{serve_deaths, serve_heartbeats, serve_inputs};
 use amphi_agents::manager::{Manager, ManagerArguments};
 use amphi_agents::{
     AgentRegistry, BusLeaderLink, Desk, DeskArguments, DeskHandle, DeskSettings, Jobs, ManagerHandle, RoleProfile, Specialist,
@@ -35,8 +35,10 @@ use crate::up::NodeSpec;
 
 /// A request with inputs waits for its commit at most so long; then it is sent again.
 const LINK_TIMEOUT: Duration = Duration::from_secs(5);
-/// A fenced attempt of a silent node is certainly over at `manager_lease` + 10 s; its locks are granted 5 s after that.
-const FENCE_BEYOND_LEASE: Duration = Duration::from_secs(15);
+/// A node ends its fenced attempts so long after the lease of a Manager that does not hear it.
+const FENCE_BEYOND_LEASE: Duration = Duration::from_secs(10);
+/// Their locks are granted so long after that.
+const GRANT_BEYOND_FENCE: Duration = Duration::from_secs(5);
 
 /// A planted tree.
 pub struct Tree {
@@ -47,9 +49,18 @@ pub struct Tree {
     pub serving: Arc<AtomicBool>,
 }
 
+/// Which life of which node.
+pub struct Life {
+    /// Its number; grows.
+    pub incarnation: Incarnation,
+    /// The name of its data folder, the same over all lives.
+    pub home: String,
+}
+
 struct Planting<'a> {
     spec: &'a NodeSpec,
     incarnation: Incarnation,
+    home: String,
     team: &'a TeamConfig,
     world: World,
     board: Arc<TreeBoard>,
@@ -62,12 +73,13 @@ struct Planting<'a> {
 
 impl Tree {
     /// Starts everything.
-    pub async fn plant(spec: &NodeSpec, incarnation: Incarnation, team: &TeamConfig, world: World) -> anyhow::Result<Self> {
+    pub async fn plant(spec: &NodeSpec, life: Life, team: &TeamConfig, world: World) -> anyhow::Result<Self> {
         let desk = DeskHandle::new();
         let jobs = Jobs::new(world.engine.clone(), desk.clone());
         let planting = Planting {
             spec,
-            incarnation,
+            incarnation: life.incarnation,
+            home: life.home,
             team,
             world,
             board: TreeBoard::new(),
@@ -88,7 +100,7 @@ impl Planting<'_> {
         let mut children = vec![self.bus_link()];
         if self.spec.seat {
             // The gateway asks the Manager in its own process, so it stands where a seat is.
-            children.extend([self.seat(), self.inputs_door(), self.heartbeats_door(), self.gateway()]);
+            children.extend([self.seat(), self.inputs_door(), self.heartbeats_door(), self.deaths_door(), self.gateway()]);
         }
         let (pools, agents) = self.pools();
         children.push(self.desk(agents));
@@ -143,7 +155,7 @@ impl Planting<'_> {
             memory: self.world.memory.clone(),
             clock: self.world.clock.clone(),
             handle: self.manager.clone(),
-            periods: Periods { node_dead_ms, fence_ms: millis(health.manager_lease(false) + FENCE_BEYOND_LEASE) },
+            periods: Periods { node_dead_ms, fence_ms: millis(health.manager_lease(false) + FENCE_BEYOND_LEASE + GRANT_BEYOND_FENCE) },
         };
         let name = format!("{}/manager-0", self.node());
         ChildSpec::worker("manager-0", move |parent: ActorCell| -> BoxFuture<'static, Result<ActorCell, SpawnErr>> {
@@ -176,6 +188,21 @@ impl Planting<'_> {
                 let (bus, manager) = (bus.clone(), manager.clone());
                 Box::pin(async move {
                     serve_heartbeats(bus, SHARD, manager).await;
+                    "the subscription ended".to_owned()
+                })
+            }),
+        )
+    }
+
+    fn deaths_door(&self) -> ChildSpec {
+        let (bus, manager) = (self.world.bus.clone(), self.manager.clone());
+        service(
+            self.node().as_str(),
+            "deaths",
+            Arc::new(move || {
+                let (bus, manager) = (bus.clone(), manager.clone());
+                Box::pin(async move {
+                    serve_deaths(bus, SHARD, manager).await;
                     "the subscription ended".to_owned()
                 })
             }),
@@ -244,7 +271,13 @@ impl Planting<'_> {
             bus: self.world.bus.clone(),
             handle: self.desk.clone(),
             restart_agent,
-            settings: DeskSettings { heartbeat: health.heartbeat, ..DeskSettings::default() },
+            home: self.home.clone(),
+            uptime: Arc::new(amphi_adapters::process::uptime),
+            settings: DeskSettings {
+                heartbeat: health.heartbeat,
+                fence: health.manager_lease(false) + FENCE_BEYOND_LEASE,
+                ..DeskSettings::default()
+            },
         };
         let name = format!("{}/desk", self.node());
         let start = move |parent: ActorCell| -> BoxFuture<'static, Result<ActorCell, SpawnErr>> {

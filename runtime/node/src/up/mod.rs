@@ -28,6 +28,10 @@ mod spawner;
 mod tests;
 
 pub use child::NodeSpec;
+pub use names::kept;
+
+/// Where a node keeps the number of its life, in its own data folder.
+pub const INCARNATION_FILE: &str = "incarnation";
 
 use nodes::{NodeNews, NodeOrders};
 use ready::{Ready, ReadyFiles};

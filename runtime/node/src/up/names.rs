@@ -42,7 +42,7 @@ pub(super) fn node_id(prefix: &str, number: u32) -> Result<NodeId, InvalidId> {
 }
 
 /// The content of a file; made and written if it is not there.
-fn kept(path: &Path, make: impl FnOnce() -> String) -> io::Result<String> {
+pub fn kept(path: &Path, make: impl FnOnce() -> String) -> io::Result<String> {
     match fs::read_to_string(path) {
         Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
         Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} is empty", path.display()))),

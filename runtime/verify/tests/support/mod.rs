@@ -104,7 +104,15 @@ pub fn node_info(id: &str, incarnation: u64, capacity: u32, roles: &[(&str, &[&s
         skills: skills.iter().map(|skill| (*skill).to_owned()).collect(),
     });
     let agents = agents.collect();
-    NodeInfo { node: node(id), incarnation: Incarnation(incarnation), pid: 100, capacity, labels: Default::default(), agents }
+    NodeInfo {
+        node: node(id),
+        incarnation: Incarnation(incarnation),
+        pid: 100,
+        capacity,
+        labels: Default::default(),
+        agents,
+        home: String::new(),
+    }
 }
 
 impl Given {
