@@ -6,8 +6,10 @@
 //! Start at [`desk::Desk`] for a node's side of the conversation with its Manager, at [`specialist::Specialist`] for one agent.
 
 pub mod desk;
+pub mod inboxes;
 pub mod jobs;
 pub mod link;
+pub mod mail;
 pub mod manager;
 pub mod outbox;
 pub mod registry;
@@ -15,6 +17,7 @@ pub mod role;
 pub mod specialist;
 
 pub use desk::{Desk, DeskArguments, DeskHandle, DeskMessage, DeskSettings, DeskSnapshot, Uptime};
+pub use inboxes::Inboxes;
 pub use jobs::Jobs;
 pub use link::{BusLeaderLink, LeaderLink, LeaderReply, LinkError, Verdict};
 pub use manager::{Manager, ManagerArguments, ManagerHandle};

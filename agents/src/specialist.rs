@@ -9,11 +9,15 @@ use std::sync::atomic::AtomicU64;
 use amphi_ports::JobOrder;
 use amphi_protocol::document::Work;
 use amphi_protocol::ids::{AgentId, AttemptRef};
+use amphi_protocol::message::{AgentMessage, MessageType, Recipient};
 use futures::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
+use serde_json::json;
+use tokio::sync::oneshot;
 
 use crate::desk::DeskHandle;
 use crate::desk::DeskMessage;
+use crate::inboxes::{Inboxes, KeptMessage};
 use crate::jobs::{JobReport, Jobs};
 use crate::registry::{AgentEntry, AgentRegistry, taken};
 use crate::role::RoleProfile;
@@ -42,6 +46,8 @@ pub struct SpecialistArguments {
     pub registry: AgentRegistry,
     /// Counts its waiting messages.
     pub mailbox: Arc<AtomicU64>,
+    /// What it was told.
+    pub inboxes: Inboxes,
     /// The fault tools work.
     pub faults: bool,
 }
@@ -62,6 +68,20 @@ pub enum SpecialistMessage {
     JobFinished {
         /// Its attempt.
         attempt: AttemptRef,
+    },
+    /// Another agent says something.
+    Told {
+        /// What.
+        letter: KeptMessage,
+        /// Hears that the agent has it; dropped with the mailbox if it died.
+        taken: oneshot::Sender<()>,
+    },
+    /// Another agent asks, and waits for the answer.
+    Asked {
+        /// What.
+        letter: KeptMessage,
+        /// Gets the answer.
+        reply: oneshot::Sender<AgentMessage>,
     },
 }
 
@@ -103,6 +123,34 @@ impl Specialist {
     }
 }
 
+impl SpecialistState {
+    fn keep(&self, letter: KeptMessage) {
+        let SpecialistArguments { agent, profile, inboxes, .. } = &self.arguments;
+        metrics::counter!("amphi_agent_messages_total", "role" => profile.role.to_string()).increment(1);
+        inboxes.put(agent, letter);
+    }
+
+    /// Who is here, what it can do and whether it has time: all that an agent without a model knows to say.
+    fn answer(&self, question: &AgentMessage) -> AgentMessage {
+        let SpecialistArguments { agent, profile, .. } = &self.arguments;
+        let working_on =
+            self.current.as_ref().map(|attempt| json!({ "epic": attempt.epic, "run": attempt.run, "attempt": attempt.attempt }));
+        AgentMessage {
+            from: profile.role.clone(),
+            to: Recipient::from(question.from.clone()),
+            kind: MessageType::StatusUpdate,
+            payload: json!({
+                "agent": agent,
+                "state": if working_on.is_some() { "busy" } else { "idle" },
+                "working_on": working_on,
+                "skills": profile.skills,
+                "responsibilities": profile.responsibilities,
+            }),
+            beads_task_id: question.beads_task_id.clone(),
+        }
+    }
+}
+
 impl Actor for Specialist {
     type Msg = SpecialistMessage;
     type State = SpecialistState;
@@ -110,7 +158,7 @@ impl Actor for Specialist {
 
     async fn pre_start(&self, myself: ActorRef<Self::Msg>, arguments: Self::Arguments) -> Result<Self::State, ActorProcessingErr> {
         let entry = AgentEntry { actor: myself, mailbox: arguments.mailbox.clone() };
-        arguments.registry.put(arguments.agent.clone(), entry);
+        arguments.registry.put(arguments.agent.clone(), arguments.profile.role.clone(), entry);
         Ok(SpecialistState { arguments, current: None })
     }
 
@@ -124,6 +172,16 @@ impl Actor for Specialist {
             }
             SpecialistMessage::Ping => {
                 state.arguments.desk.tell(DeskMessage::Pong { agent: state.arguments.agent.clone(), actor: myself.get_id() });
+            }
+            SpecialistMessage::Told { letter, taken } => {
+                state.keep(letter);
+                // Who waited for it may have given up; the message then comes again and is recognised.
+                let _gone = taken.send(());
+            }
+            SpecialistMessage::Asked { letter, reply } => {
+                let answer = state.answer(&letter.received.message);
+                state.keep(letter);
+                let _gone = reply.send(answer);
             }
             SpecialistMessage::JobFinished { attempt } => {
                 if state.current.as_ref() == Some(&attempt) {

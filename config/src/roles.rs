@@ -50,6 +50,7 @@ const BUILT_IN_TOOLS: &[&str] = &[
     "hang",
     "http.check",
     "http.wait",
+    "message.send",
     "file.write",
     "git.clone",
     "git.commit",

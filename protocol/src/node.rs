@@ -90,6 +90,9 @@ pub struct Job {
     /// What the instances that it needs left (`t` or `t[i]`); appears under `$AMPHI_INPUTS/<instance>/`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, Vec<Artifact>>,
+    /// The task outside that it is about, as the document has it (`bd:ved-9d0`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
 }
 
 /// A node's answer to a command.

@@ -1,6 +1,6 @@
 //! Every NATS name in one place: subjects, streams, buckets, headers. Nothing outside this module spells one out.
 
-use crate::ids::{EpicId, NodeId, ShardId};
+use crate::ids::{EpicId, NodeId, RoleName, ShardId};
 
 /// Group of the public micro service; its endpoints are `amphi.api.<noun>.<verb>`.
 pub const API_GROUP: &str = "amphi.api";
@@ -24,6 +24,14 @@ pub const OBJECTS_BUCKET: &str = "AMPHI_OBJECTS";
 pub const CODEC_HEADER: &str = "Amphi-Codec";
 /// The idempotency key of a submission.
 pub const MESSAGE_ID_HEADER: &str = "Nats-Msg-Id";
+/// Of a message: the epic that it comes from.
+pub const EPIC_HEADER: &str = "Amphi-Epic";
+/// Of a message: the task that it comes from.
+pub const TASK_HEADER: &str = "Amphi-Task";
+/// Of a message: the run that it comes from.
+pub const RUN_HEADER: &str = "Amphi-Run";
+/// Of a message: the attempt that it comes from.
+pub const ATTEMPT_HEADER: &str = "Amphi-Attempt";
 /// Error text of a reply.
 pub const ERROR_HEADER: &str = "Nats-Service-Error";
 /// Error number of a reply.
@@ -80,6 +88,21 @@ pub fn node_commands(node: &NodeId) -> String {
 /// A node's own published state (its supervision tree), by request.
 pub fn node_tree(node: &NodeId) -> String {
     format!("amphi.int.node.{node}.tree")
+}
+
+/// What a node's agents were told last, by request with the agent's id as body.
+pub fn node_inbox(node: &NodeId) -> String {
+    format!("amphi.int.node.{node}.inbox")
+}
+
+/// Messages to a role, or to all.
+pub fn messages_to(to: &RoleName) -> String {
+    format!("amphi.msg.{to}")
+}
+
+/// Live requests to one agent of a role.
+pub fn role_requests(role: &RoleName) -> String {
+    format!("amphi.int.role.{role}.ask")
 }
 
 /// All events of an epic.

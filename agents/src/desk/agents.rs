@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use amphi_protocol::ids::{AgentId, AttemptRef};
+use amphi_protocol::ids::{AgentId, AttemptRef, RoleName};
 use amphi_protocol::journal::{AgentInfo, AgentLife, AgentReport, Input, Outcome};
 use ractor::ActorId;
 
@@ -44,6 +44,11 @@ impl DeskState {
             (None, AgentLife::Up) if !self.arguments.registry.is_alive(agent) => Err("its agent is dead".to_owned()),
             (None, AgentLife::Up) => Ok(()),
         }
+    }
+
+    /// The role of an agent of this node.
+    pub(super) fn role_of(&self, agent: &AgentId) -> Option<RoleName> {
+        self.agents.get(agent).map(|slot| slot.info.role.clone())
     }
 
     pub(super) fn occupy(&mut self, agent: &AgentId, attempt: &AttemptRef) {

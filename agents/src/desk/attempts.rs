@@ -153,9 +153,11 @@ impl DeskState {
     }
 
     fn give(&mut self, attempt: &AttemptRef) {
+        let Some(role) = self.held.get(attempt).and_then(|held| self.role_of(&held.agent)) else { return };
         let Some(held) = self.held.get_mut(attempt) else { return };
         let hurry = held.hurry.clone();
-        let order = JobOrder { attempt: attempt.clone(), task: held.task.clone(), token: held.token, job: held.job.clone(), hurry };
+        let (attempt_ref, task, token, job) = (attempt.clone(), held.task.clone(), held.token, held.job.clone());
+        let order = JobOrder { attempt: attempt_ref, task, token, job, hurry, role };
         let entry = self.arguments.registry.get(&held.agent);
         match entry {
             Some(entry) if entry.send(SpecialistMessage::Begin(order)) => {

@@ -11,6 +11,7 @@ use amphi_coordination::seat::{FollowError, Seat};
 use amphi_ports::{Journal, ObjectStore, StoreError};
 use amphi_protocol::document::EpicSpec;
 use amphi_protocol::event::Event;
+use amphi_protocol::ids::Timestamp;
 use amphi_protocol::journal::{Decision, Record, RecordError};
 use futures::StreamExt as _;
 use ractor::ActorRef;
@@ -19,6 +20,9 @@ use crate::manager::{ManagerArguments, ManagerMessage};
 
 /// Events that are kept of a replay, to fill an empty event stream: the stream is a bounded view.
 pub const EVENTS_KEPT: usize = 20_000;
+
+/// Messages of commits that are not older than this are sent again: less than the time in which the stream recognises them.
+const TELL_AGAIN_MS: u64 = 15 * 60 * 1000;
 
 /// A seat that has followed the whole journal.
 #[derive(Debug)]
@@ -71,6 +75,7 @@ pub(super) async fn run(arguments: ManagerArguments, manager: ActorRef<ManagerMe
 async fn rebuild(arguments: &ManagerArguments) -> Result<Booted, BootError> {
     let remembered = arguments.memory.recall(arguments.shard)?;
     let mut seat = Seat::new(arguments.node.clone(), State::new(arguments.shard));
+    seat.tell_since(Timestamp(arguments.clock.now().0.saturating_sub(TELL_AGAIN_MS)));
     let mut events = VecDeque::new();
     let mut records = arguments.journal.read(0);
     while let Some(next) = records.next().await {

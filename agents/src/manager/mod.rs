@@ -7,6 +7,7 @@
 pub mod boot;
 mod courier;
 pub mod handle;
+mod post;
 mod publisher;
 pub mod wiring;
 
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use amphi_coordination::Refusal;
 use amphi_coordination::liveness::{Liveness, Periods};
 use amphi_coordination::seat::{Action, Answer, Appended, Seat, Ticket};
-use amphi_ports::{AppendError, Clock, EventStream, Journal, MessageBus, ObjectStore, StoreError, TailMemory};
+use amphi_ports::{AgentMail, AppendError, Clock, EventStream, Journal, MessageBus, ObjectStore, StoreError, TailMemory};
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::{Epoch, NodeId, ShardId, Timestamp};
 use amphi_protocol::journal::{AttemptNews, Input};
@@ -30,6 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 use boot::{BootError, Booted};
 use courier::Couriers;
 pub use handle::{Leadership, ManagerHandle, Read, Snapshot};
+use post::Post;
 use publisher::Publisher;
 
 /// The actor.
@@ -49,6 +51,8 @@ pub struct ManagerArguments {
     pub objects: Arc<dyn ObjectStore>,
     /// Public events.
     pub events: Arc<dyn EventStream>,
+    /// Messages between agents.
+    pub mail: Arc<dyn AgentMail>,
     /// For commands to nodes.
     pub bus: Arc<dyn MessageBus>,
     /// What the node remembers of the journal.
@@ -113,6 +117,7 @@ pub struct ManagerState {
     reads: Vec<Read>,
     couriers: Couriers,
     publisher: Publisher,
+    post: Post,
     last_tick: Instant,
     last_round: Instant,
     tick_waits: bool,
@@ -157,6 +162,7 @@ impl Actor for Manager {
             time: Time { base: arguments.clock.now(), since: now },
             couriers: Couriers::new(arguments.bus.clone()),
             publisher: Publisher::start(arguments.shard, arguments.events.clone()),
+            post: Post::start(arguments.mail.clone()),
             arguments,
             seat: None,
             liveness: Liveness::default(),
@@ -200,6 +206,7 @@ impl ManagerState {
         let last = seat.state().now;
         self.time = Time { base: last.max(self.arguments.clock.now()), since: Instant::now() };
         self.publisher.publish(events);
+        self.post.send(seat.take_untold());
         seat.lead();
         self.seat = Some(seat);
         Ok(())
@@ -346,6 +353,7 @@ impl ManagerState {
                     self.couriers.send(epoch, (node, incarnation), order);
                 }
                 Action::Publish(events) => self.publisher.publish(events),
+                Action::Tell(letters) => self.post.send(letters),
                 Action::Leads(epoch) => {
                     let now = self.time.now();
                     self.liveness.grace(now);

@@ -7,10 +7,14 @@ use std::time::Duration;
 use amphi_agents::manager::{Leadership, Manager, ManagerArguments, ManagerHandle};
 use amphi_coordination::liveness::Periods;
 use amphi_coordination::{EventSink, State};
-use amphi_ports::{AppendError, BusError, BusMessage, Clock, EventStream, Journal, MessageBus, ObjectStore, StoreError, TailMemory};
+use amphi_ports::{
+    AgentMail, AppendError, BusError, BusMessage, Clock, Delivery, EventStream, Journal, MessageBus, ObjectStore, Posted, StoreError,
+    TailMemory,
+};
 use amphi_protocol::event::Event;
-use amphi_protocol::ids::{Epoch, NodeId, ShardId, Timestamp};
+use amphi_protocol::ids::{Epoch, NodeId, RoleName, ShardId, Timestamp};
 use amphi_protocol::journal::{Decision, Input, Record};
+use amphi_protocol::message::{AgentMessage, Letter};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -124,6 +128,24 @@ impl EventStream for NoWorld {
     }
 }
 
+impl AgentMail for NoWorld {
+    fn send<'a>(&'a self, _letter: &'a Letter) -> BoxFuture<'a, Result<Posted, StoreError>> {
+        futures::future::ready(Ok(Posted { sequence: 1, duplicate: false })).boxed()
+    }
+
+    fn receive<'a>(&'a self, _node: &'a NodeId) -> BoxFuture<'a, Result<BoxStream<'static, Delivery>, StoreError>> {
+        futures::future::ready(Ok(futures::stream::empty().boxed())).boxed()
+    }
+
+    fn ask<'a>(&'a self, role: &'a RoleName, _: &'a AgentMessage, _: Duration) -> BoxFuture<'a, Result<AgentMessage, BusError>> {
+        futures::future::ready(Err(BusError::NoResponders { subject: role.to_string() })).boxed()
+    }
+
+    fn asked<'a>(&'a self, _role: &'a RoleName) -> BoxFuture<'a, Result<BoxStream<'static, BusMessage>, BusError>> {
+        futures::future::ready(Ok(futures::stream::empty().boxed())).boxed()
+    }
+}
+
 impl MessageBus for NoWorld {
     fn publish(&self, _subject: String, _headers: BTreeMap<String, String>, _body: Bytes) -> BoxFuture<'_, Result<(), BusError>> {
         futures::future::ready(Ok(())).boxed()
@@ -230,6 +252,7 @@ impl Stage {
             journal: journal.clone(),
             objects: objects.clone(),
             events: world.clone(),
+            mail: world.clone(),
             bus: world.clone(),
             memory: memory.clone(),
             clock: world,

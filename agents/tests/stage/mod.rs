@@ -463,6 +463,7 @@ impl Stage {
             desk: desk.clone(),
             registry: registry.clone(),
             mailbox: Arc::default(),
+            inboxes: Default::default(),
             faults: true,
         };
         let supervised = Supervised {
@@ -492,6 +493,7 @@ impl Stage {
             outputs: BTreeMap::new(),
             idempotency_key: format!("epic-1/t{i}/1"),
             inputs: BTreeMap::new(),
+            reference: None,
         };
         Order::Assign(Assignment {
             attempt: attempt(i),

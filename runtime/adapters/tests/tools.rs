@@ -47,6 +47,7 @@ fn the_registry_names_every_tool_and_the_fault_tools_only_on_request() {
         "git.tag",
         "http.check",
         "http.wait",
+        "message.send",
         "noop",
         "prom.assert",
         "sleep",

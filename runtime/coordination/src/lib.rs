@@ -14,6 +14,7 @@ mod graph;
 pub mod laws;
 pub mod liveness;
 mod locks;
+mod messages;
 pub mod mutants;
 mod queue;
 mod retry;

@@ -14,9 +14,11 @@ use std::collections::VecDeque;
 use amphi_protocol::event::Event;
 use amphi_protocol::ids::{CommitIndex, EpicId, Epoch, Incarnation, NodeId, Timestamp};
 use amphi_protocol::journal::{Decision, Input, Record, SCHEMA};
+use amphi_protocol::message::Letter;
 use amphi_protocol::node::Order;
 
 use crate::decide::Refusal;
+use crate::messages::Messages;
 use crate::sink::EventSink;
 use crate::state::{ReplayError, State};
 
@@ -26,6 +28,8 @@ const INPUTS_PER_COMMIT: usize = 512;
 const BYTES_PER_COMMIT: usize = 192 * 1024;
 /// Inputs that may wait; more are refused as `cluster.busy`. Admission is ours: mailboxes are unbounded.
 pub const WAITING_MAX: usize = 20_000;
+/// Messages of followed records that are kept for sending again.
+const UNTOLD_MAX: usize = 10_000;
 
 /// Names an input towards the shell.
 pub type Ticket = u64;
@@ -60,6 +64,8 @@ pub enum Action {
     },
     /// Publish events, off the critical path.
     Publish(Vec<Event>),
+    /// Send messages in the name of agents, off the critical path.
+    Tell(Vec<Letter>),
     /// The seat leads from here on.
     Leads(Epoch),
     /// The seat leads no more and must be thrown away.
@@ -129,6 +135,10 @@ pub struct Seat {
     /// The input that is being decided; still here after a panic.
     deciding: Option<(Ticket, Input)>,
     flight: Option<Flight>,
+    messages: Messages,
+    /// Messages of followed records, from [`Seat::tell_since`] on.
+    untold: VecDeque<Letter>,
+    tell_since: Option<Timestamp>,
     /// Reports that were dropped because they were about something over.
     pub stale: u64,
 }
@@ -160,6 +170,9 @@ impl Seat {
             waiting: VecDeque::new(),
             deciding: None,
             flight: None,
+            messages: Messages::default(),
+            untold: VecDeque::new(),
+            tell_since: None,
             stale: 0,
         }
     }
@@ -202,7 +215,25 @@ impl Seat {
         self.state.apply(record, &mut self.sink)?;
         self.sequence = sequence;
         self.hash = Record::hash(bytes);
+        if self.tell_since.is_some_and(|since| record.now_ms >= since) {
+            for decisions in &record.decisions {
+                self.untold.extend(self.messages.after(&self.state, decisions));
+            }
+            let surplus = self.untold.len().saturating_sub(UNTOLD_MAX);
+            self.untold.drain(..surplus);
+        }
         Ok(self.sink.take())
+    }
+
+    /// From now on keeps the messages of followed records that are not older than `since`: their writer may have died before it sent
+    /// them. Sent twice, they have the same id.
+    pub fn tell_since(&mut self, since: Timestamp) {
+        self.tell_since = Some(since);
+    }
+
+    /// The messages kept so far.
+    pub fn take_untold(&mut self) -> Vec<Letter> {
+        std::mem::take(&mut self.untold).into()
     }
 
     /// Asks for leadership: the first commit of a new term. Call when everything has been followed.
@@ -333,6 +364,10 @@ impl Seat {
         }
         actions.extend(flight.answers.into_iter().map(|(ticket, answer)| Action::Answer { ticket, answer }));
         actions.extend(flight.decisions.iter().filter_map(|decision| self.order_of(decision)));
+        let letters = self.messages.after(&self.state, &flight.decisions);
+        if !letters.is_empty() {
+            actions.push(Action::Tell(letters));
+        }
         if !flight.events.is_empty() {
             actions.push(Action::Publish(flight.events));
         }

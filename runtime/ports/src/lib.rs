@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphi_protocol::event::Event;
-use amphi_protocol::ids::{AttemptRef, ShardId, Timestamp, Token};
+use amphi_protocol::ids::{AttemptRef, NodeId, RoleName, ShardId, Timestamp, Token};
 use amphi_protocol::journal::AttemptEnd;
+use amphi_protocol::message::{AgentMessage, Letter};
 use amphi_protocol::node::Job;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// The journal of one shard.
@@ -195,6 +196,8 @@ pub struct JobOrder {
     pub job: Arc<Job>,
     /// Fires when somebody else may soon be given what this attempt holds: whatever lives of it must die now. `cancel` fires too.
     pub hurry: CancellationToken,
+    /// The role of the agent that runs it.
+    pub role: RoleName,
 }
 
 /// What a running job lets its agent know.
@@ -214,4 +217,54 @@ pub enum JobNews {
         /// A line for people.
         message: Option<String>,
     },
+}
+
+/// Messages between agents: kept in a stream, and live requests beside it.
+pub trait AgentMail: Send + Sync + 'static {
+    /// Stores a message; returns when it is durable.
+    fn send<'a>(&'a self, letter: &'a Letter) -> BoxFuture<'a, Result<Posted, StoreError>>;
+
+    /// Everything that is stored, for one node: from its first call on, also what came while the node was away. What is not settled comes
+    /// again. The stream ends when it cannot be read any more.
+    fn receive<'a>(&'a self, node: &'a NodeId) -> BoxFuture<'a, Result<BoxStream<'static, Delivery>, StoreError>>;
+
+    /// Asks one agent of a role, live, and waits for the answer.
+    fn ask<'a>(&'a self, role: &'a RoleName, message: &'a AgentMessage, timeout: Duration)
+    -> BoxFuture<'a, Result<AgentMessage, BusError>>;
+
+    /// Live requests to agents of `role`, each to one of the nodes that take them.
+    fn asked<'a>(&'a self, role: &'a RoleName) -> BoxFuture<'a, Result<BoxStream<'static, BusMessage>, BusError>>;
+}
+
+/// A stored message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Posted {
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// It was there already under this id.
+    pub duplicate: bool,
+}
+
+/// A stored message for a node.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// When it was stored, in milliseconds since 1970.
+    pub stored_at: Timestamp,
+    /// The message as it was published.
+    pub message: BusMessage,
+    /// Says what became of it; dropped, it comes again.
+    pub settle: oneshot::Sender<Settled>,
+}
+
+/// What became of a delivered message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Those that it is for have it.
+    Taken,
+    /// Not yet: it comes again after this time.
+    Later(Duration),
+    /// It is of no use to anybody and never comes again.
+    Refused,
 }

@@ -270,6 +270,11 @@ impl World {
                 }
                 self.observer.events(&events);
             }
+            Action::Tell(letters) => {
+                for letter in &letters {
+                    self.tally.message(letter.message.kind);
+                }
+            }
             Action::Leads(epoch) => {
                 self.tally.seen("manager.leads");
                 self.observer.leads(epoch, manager.id);

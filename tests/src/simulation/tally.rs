@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use amphi_coordination::{AttemptPhase, EpicStatus, InstanceEnd, InstanceState, Refusal};
 use amphi_protocol::journal::{AgentLife, AttemptNews, CancelCause, Decision, EpicEnd, Input, Next, Outcome, Resolution};
+use amphi_protocol::message::MessageType;
 
 /// Every name that must be reached, by kind.
 const NAMES: &[(&str, &[&str])] = &[
@@ -111,6 +112,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "agent_changed",
         ],
     ),
+    ("message", &["task_complete", "error", "status_update"]),
     ("refusal", &["error", "duplicate", "stale"]),
     (
         "seen",
@@ -158,6 +160,17 @@ impl Tally {
     /// Something that must happen now and then did.
     pub fn seen(&mut self, name: &'static str) {
         self.add("seen", name);
+    }
+
+    /// A message in the name of an agent.
+    pub fn message(&mut self, kind: MessageType) {
+        let name = match kind {
+            MessageType::TaskComplete => "task_complete",
+            MessageType::Error => "error",
+            MessageType::StatusUpdate => "status_update",
+            MessageType::RequestHelp | MessageType::Emergency => "said_by_a_task",
+        };
+        self.add("message", name);
     }
 
     /// Adds another run's counts.

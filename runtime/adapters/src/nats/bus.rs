@@ -54,7 +54,7 @@ impl NatsBus {
         }
         // The client's own timeout starts when the request is queued; the outer one covers a full queue as well.
         match tokio::time::timeout(timeout, self.client.send_request(subject.clone(), request)).await {
-            Ok(Ok(answer)) => Ok(message(answer)),
+            Ok(Ok(answer)) => Ok(bus_message(answer)),
             Ok(Err(error)) => Err(match error.kind() {
                 RequestErrorKind::NoResponders => BusError::NoResponders { subject },
                 RequestErrorKind::TimedOut => BusError::Timeout { subject },
@@ -72,7 +72,7 @@ impl NatsBus {
         if tokio::time::timeout(SUBSCRIBE_TIMEOUT, self.client.request(nobody, Bytes::new())).await.is_err() {
             tracing::debug!(subject, "subscribed during an outage");
         }
-        Ok(subscriber.map(message).boxed())
+        Ok(subscriber.map(bus_message).boxed())
     }
 }
 
@@ -127,7 +127,7 @@ fn checked(subject: &str, headers: &BTreeMap<String, String>) -> Result<Option<H
     Ok(Some(map))
 }
 
-fn message(message: Message) -> BusMessage {
+pub(super) fn bus_message(message: Message) -> BusMessage {
     let mut headers = BTreeMap::new();
     for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
         if let Some(value) = values.first() {

@@ -28,7 +28,7 @@ pub mod remembered;
 pub use bus::NatsBus;
 pub use events::NatsEventStream;
 pub use journal::JetStreamJournal;
-pub use messages::ensure_messages_stream;
+pub use messages::NatsAgentMail;
 pub use objects::{NatsObjectStore, OBJECT_BYTES_MAX};
 pub use output::NatsOutputLog;
 pub use remembered::{Remembered, RememberedWriter};

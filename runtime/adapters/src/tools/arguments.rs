@@ -24,6 +24,8 @@ pub(super) enum Kind {
     Duration { ms_max: u64 },
     /// `true` or `false`.
     Flag,
+    /// Anything, as it is.
+    Anything,
 }
 
 /// Checked arguments: texts as they are, counts, durations in milliseconds.
@@ -31,6 +33,7 @@ pub(super) enum Kind {
 pub(super) struct Arguments {
     texts: BTreeMap<&'static str, String>,
     numbers: BTreeMap<&'static str, u64>,
+    values: BTreeMap<&'static str, Value>,
 }
 
 impl Arguments {
@@ -61,13 +64,17 @@ impl Arguments {
 
     fn take(&mut self, parameter: &Parameter, value: &Value) -> Result<(), String> {
         let name = parameter.name;
+        if parameter.kind == Kind::Anything {
+            self.values.insert(name, value.clone());
+            return Ok(());
+        }
         let text = match value {
             Value::String(text) => text.clone(),
             Value::Number(_) | Value::Bool(_) => value.to_string(),
             Value::Null | Value::Array(_) | Value::Object(_) => return Err(format!("the argument `{name}` must be a plain value")),
         };
         match parameter.kind {
-            Kind::Text => {
+            Kind::Text | Kind::Anything => {
                 self.texts.insert(name, text);
             }
             Kind::Count { min, max } => {
@@ -91,6 +98,11 @@ impl Arguments {
     /// A text.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.texts.get(name).map(String::as_str)
+    }
+
+    /// A value of any shape.
+    pub fn value(&self, name: &str) -> Option<&Value> {
+        self.values.get(name)
     }
 
     /// A count, or a duration in milliseconds.

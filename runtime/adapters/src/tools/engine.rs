@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use amphi_ports::{Engine, JobNews, JobOrder};
+use amphi_ports::{AgentMail, Engine, JobNews, JobOrder};
 use amphi_protocol::document::{Work, Workspace, check_outputs};
 use amphi_protocol::journal::{AttemptEnd, Outcome};
 use futures::FutureExt;
@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::child::Launcher;
+use super::message_send::Voice;
 use super::{Arguments, Context, ToolError, find};
 use crate::process::{Basics, GuardCommand, Secrets, attempt_name, failed, fill, fill_text, no_value, work_folder};
 
@@ -27,6 +28,7 @@ struct Shared {
     /// By reference text: `secrets.X`.
     secret_values: BTreeMap<String, String>,
     launcher: Arc<Launcher>,
+    mail: Option<Arc<dyn AgentMail>>,
 }
 
 impl ToolEngine {
@@ -34,15 +36,22 @@ impl ToolEngine {
     pub fn new(data_dir: PathBuf, secrets: &BTreeMap<String, String>) -> Self {
         let secret_values = secrets.iter().map(|(name, value)| (format!("secrets.{name}"), value.clone())).collect();
         let launcher = Arc::new(Launcher::new(data_dir.clone()));
-        Self { shared: Arc::new(Shared { data_dir, secrets: Secrets::new(secrets), secret_values, launcher }) }
+        Self { shared: Arc::new(Shared { data_dir, secrets: Secrets::new(secrets), secret_values, launcher, mail: None }) }
     }
 
     /// The same engine whose tools run their programs with these basics (before: the standard `PATH`, `HOME=/`) and this guard.
     pub fn with_programs(self, basics: Basics, guard: GuardCommand) -> Self {
-        let Shared { data_dir, secrets, secret_values, .. } = &*self.shared;
-        let launcher = Launcher::with(data_dir.clone(), guard, basics);
-        let (data_dir, secrets, secret_values) = (data_dir.clone(), secrets.clone(), secret_values.clone());
-        Self { shared: Arc::new(Shared { data_dir, secrets, secret_values, launcher: Arc::new(launcher) }) }
+        let Shared { data_dir, secrets, secret_values, mail, .. } = &*self.shared;
+        let launcher = Arc::new(Launcher::with(data_dir.clone(), guard, basics));
+        let (data_dir, secrets, secret_values, mail) = (data_dir.clone(), secrets.clone(), secret_values.clone(), mail.clone());
+        Self { shared: Arc::new(Shared { data_dir, secrets, secret_values, launcher, mail }) }
+    }
+
+    /// The same engine whose tools can send messages to other agents.
+    pub fn with_mail(self, mail: Arc<dyn AgentMail>) -> Self {
+        let Shared { data_dir, secrets, secret_values, launcher, .. } = &*self.shared;
+        let (data_dir, secrets, secret_values, launcher) = (data_dir.clone(), secrets.clone(), secret_values.clone(), launcher.clone());
+        Self { shared: Arc::new(Shared { data_dir, secrets, secret_values, launcher, mail: Some(mail) }) }
     }
 }
 
@@ -99,8 +108,9 @@ async fn run(shared: &Shared, order: &JobOrder, news: mpsc::UnboundedSender<JobN
         Err(ToolError { outcome, text }) => return failed(outcome, text),
     };
     let (attempt, launcher) = (attempt_name(&order.attempt), Arc::clone(&shared.launcher));
+    let voice = shared.mail.as_ref().map(|mail| Voice::new(mail.clone(), order));
     let hurry = order.hurry.clone();
-    let context = Context { workspace: place.work.clone(), attempt, news, cancel, hurry, launcher };
+    let context = Context { workspace: place.work.clone(), attempt, news, cancel, hurry, launcher, voice };
     let answer = tool.run(&context, arguments).await;
     drop(place);
     match answer {

@@ -21,6 +21,7 @@ mod http;
 mod http_check;
 mod http_wait;
 mod inside;
+mod message_send;
 mod noop;
 mod prom_assert;
 mod sleep;
@@ -53,6 +54,7 @@ const REGISTRY: &[&dyn Tool] = &[
     &git_tag::GitTag,
     &http_check::HttpCheck,
     &http_wait::HttpWait,
+    &message_send::MessageSend,
     &noop::Noop,
     &prom_assert::PromAssert,
     &sleep::Sleep,
@@ -95,6 +97,8 @@ struct Context {
     /// Ends the patience with its programs.
     hurry: CancellationToken,
     launcher: Arc<child::Launcher>,
+    /// In whose name it speaks, and how; without it no message can be sent.
+    voice: Option<message_send::Voice>,
     news: mpsc::UnboundedSender<JobNews>,
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use amphi_adapters::process::{GuardCommand, ProcessConfig, ProcessEngine};
 use amphi_ports::{Engine, JobNews, JobOrder, ObjectStore, OutputChunk, OutputLog, OutputSource, StoreError};
 use amphi_protocol::document::{Script, Work, Workspace};
-use amphi_protocol::ids::{AttemptRef, EpicId, Token};
+use amphi_protocol::ids::{AttemptRef, EpicId, RoleName, Token};
 use amphi_protocol::journal::AttemptEnd;
 use amphi_protocol::node::Job;
 use bytes::Bytes;
@@ -149,7 +149,11 @@ impl Running {
 
 pub fn order(i: u32, job: Job) -> JobOrder {
     let attempt = AttemptRef { epic: EpicId::parse("release-1").unwrap(), i, run: 2, attempt: 3 };
-    JobOrder { attempt, task: format!("t[{i}]"), token: Token(77), job: Arc::new(job), hurry: CancellationToken::new() }
+    JobOrder { attempt, task: format!("t[{i}]"), token: Token(77), job: Arc::new(job), hurry: CancellationToken::new(), role: role() }
+}
+
+pub fn role() -> RoleName {
+    RoleName::parse("Tester").unwrap()
 }
 
 pub fn shell(text: &str) -> Job {
@@ -166,6 +170,7 @@ pub fn job(work: Work) -> Job {
         outputs: BTreeMap::new(),
         idempotency_key: "epic/t/2".to_owned(),
         inputs: BTreeMap::new(),
+        reference: None,
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use amphi_adapters::process::{ProcessConfig, ProcessEngine, become_subreaper, confirm_dead, guard_main};
 use amphi_ports::{Engine, JobNews, JobOrder, ObjectStore, OutputChunk, OutputLog, StoreError};
 use amphi_protocol::document::{Script, Work, Workspace};
-use amphi_protocol::ids::{AttemptRef, EpicId, Token};
+use amphi_protocol::ids::{AttemptRef, EpicId, RoleName, Token};
 use amphi_protocol::node::Job;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -65,9 +65,17 @@ async fn node(data_dir: PathBuf, script: String, use_cgroups: bool) {
         outputs: BTreeMap::new(),
         idempotency_key: "key".to_owned(),
         inputs: BTreeMap::new(),
+        reference: None,
     };
     let attempt = AttemptRef { epic: EpicId::parse("e").expect("`e` is an epic id"), i: 0, run: 1, attempt: 1 };
-    let order = JobOrder { attempt, task: "t".to_owned(), token: Token(1), job: Arc::new(job), hurry: CancellationToken::new() };
+    let order = JobOrder {
+        attempt,
+        task: "t".to_owned(),
+        token: Token(1),
+        job: Arc::new(job),
+        hurry: CancellationToken::new(),
+        role: RoleName::parse("Tester").expect("`Tester` is a role"),
+    };
     let (news, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let cancel = CancellationToken::new();
     let mut end = engine.run(order, news, cancel.clone());

@@ -75,6 +75,7 @@ fn job(epic: &Epic, attempt: &AttemptRef) -> Job {
         outputs: task.outputs.clone(),
         idempotency_key: format!("{}/{}/{}", epic.id, epic.key(attempt.i), attempt.run),
         inputs: inputs(epic, attempt.i),
+        reference: task.reference.clone(),
     }
 }
 

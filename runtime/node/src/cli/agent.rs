@@ -10,6 +10,9 @@ use super::client::Client;
 use super::failure::{Failure, exit};
 use super::screen::{Cell, Screen, Style, facts, items, state_cell, state_mark, table, talk, text_of};
 
+/// Characters of a payload that a line shows.
+const PAYLOAD_SHOWN: usize = 160;
+
 /// `amphi agent …`.
 #[derive(Debug, Subcommand)]
 pub enum AgentCommand {
@@ -100,5 +103,25 @@ fn agent_text(agent: &Value, style: Style) -> String {
         ("work", work(agent)),
         ("restarts", text_of(agent, "restarts")),
     ];
-    format!("{}\n{}", style.paint(paint, &format!("{glyph} {state}")), facts(&pairs, style))
+    format!("{}\n{}{}", style.paint(paint, &format!("{glyph} {state}")), facts(&pairs, style), messages_text(agent, style))
+}
+
+/// The last messages, the latest last.
+fn messages_text(agent: &Value, style: Style) -> String {
+    let shown = |message: &Value| {
+        let payload = message["payload"].to_string();
+        let cut: String = payload.chars().take(PAYLOAD_SHOWN).collect();
+        let payload = if cut.len() < payload.len() { format!("{cut}…") } else { cut };
+        let at = text_of(message, "at");
+        let about = if message["beadsTaskId"].is_null() { "-".to_owned() } else { text_of(message, "beadsTaskId") };
+        vec![
+            Cell::new(at.get(11..19).unwrap_or(&at)),
+            Cell::new(text_of(message, "from")),
+            Cell::new(text_of(message, "type")),
+            Cell::new(about),
+            Cell::new(payload),
+        ]
+    };
+    let rows: Vec<Vec<Cell>> = items(agent, "messages").iter().map(shown).collect();
+    if rows.is_empty() { String::new() } else { format!("\n{}", table(&["AT", "FROM", "MESSAGE", "ABOUT", "PAYLOAD"], &rows, style)) }
 }

@@ -34,8 +34,20 @@ pub async fn agents(gateway: Arc<Gateway>, request: Request) -> Answer {
 pub async fn agent(gateway: Arc<Gateway>, request: Request) -> Answer {
     let agent = AgentId::parse(request.fields()?.text("agent")?).map_err(bad_id)?;
     let list = gateway.manager.read(|at| at.state.agent_list()).await?;
-    let found = list.agents.into_iter().find(|view| view.agent == agent.as_str());
-    found.map(|view| shape(&view)).ok_or_else(|| agent_not_found(&agent))
+    let found = list.agents.into_iter().find(|view| view.agent == agent.as_str()).ok_or_else(|| agent_not_found(&agent))?;
+    let mut view = shape(&found);
+    view["messages"] = last_messages(&gateway, &found.node, &agent).await;
+    Ok(view)
+}
+
+/// What the agent was told last, as its node has it; null if the node does not answer.
+async fn last_messages(gateway: &Gateway, node: &str, agent: &AgentId) -> Value {
+    let Ok(node) = NodeId::parse(node) else { return Value::Null };
+    let body = Bytes::from(agent.to_string());
+    match gateway.bus.request(subjects::node_inbox(&node), BTreeMap::new(), body, NODE_ANSWERS_WITHIN).await {
+        Ok(answer) => serde_json::from_slice::<Value>(&answer.body).map_or(Value::Null, |mut answer| answer["messages"].take()),
+        Err(_) => Value::Null,
+    }
 }
 
 /// `agent.restart`: replaces an agent, also out of quarantine.

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use amphi_adapters::nats::connect_later;
+use amphi_adapters::nats::{NatsAgentMail, NatsBus, connect_later};
 use amphi_agents::desk::wiring::serve_commands;
+use amphi_agents::mail::MailRoom;
 use amphi_agents::manager::wiring::{serve_deaths, serve_heartbeats, serve_inputs};
 use amphi_agents::manager::{Manager, ManagerArguments};
 use amphi_agents::{
-    AgentRegistry, BusLeaderLink, Desk, DeskArguments, DeskHandle, DeskSettings, Jobs, ManagerHandle, RoleProfile, Specialist,
+    AgentRegistry, BusLeaderLink, Desk, DeskArguments, DeskHandle, DeskSettings, Inboxes, Jobs, ManagerHandle, RoleProfile, Specialist,
     SpecialistArguments,
 };
 use amphi_config::{RoleConfig, TeamConfig};
 use amphi_coordination::liveness::Periods;
+use amphi_ports::MessageBus;
 use amphi_protocol::ids::{AgentId, Incarnation, NodeId, RoleName};
 use amphi_protocol::journal::AgentInfo;
 use amphi_protocol::subjects;
@@ -67,6 +69,7 @@ struct Planting<'a> {
     desk: DeskHandle,
     manager: ManagerHandle,
     registry: AgentRegistry,
+    inboxes: Inboxes,
     jobs: Arc<Jobs>,
     serving: Arc<AtomicBool>,
 }
@@ -86,6 +89,7 @@ impl Tree {
             desk: desk.clone(),
             manager: ManagerHandle::default(),
             registry: AgentRegistry::new(),
+            inboxes: Inboxes::default(),
             jobs,
             serving: Arc::default(),
         };
@@ -106,6 +110,7 @@ impl Planting<'_> {
         children.push(self.desk(agents));
         children.push(self.commands_door());
         children.extend(pools);
+        children.push(self.mail_door());
         let mut root = SupervisorSpec::new(format!("{}/root", self.spec.node), children);
         // The bus may be away for minutes; what depends on it comes and goes without taking the node along.
         root.intensity = Intensity { max: 60, within: Duration::from_secs(60) };
@@ -151,6 +156,7 @@ impl Planting<'_> {
             journal: self.world.journal.clone(),
             objects: self.world.objects.clone(),
             events: self.world.events.clone(),
+            mail: self.world.mail.clone(),
             bus: self.world.bus.clone(),
             memory: self.world.memory.clone(),
             clock: self.world.clock.clone(),
@@ -304,6 +310,21 @@ impl Planting<'_> {
         )
     }
 
+    /// What other agents say to those of this node. On a connection of its own, as the gateway: a stored message with a malformed header,
+    /// which any client can send, ends every connection that reads it.
+    fn mail_door(&self) -> ChildSpec {
+        let room = MailRoom::new(self.node().clone(), self.registry.clone(), self.inboxes.clone(), self.world.clock.clone());
+        let (nats, name) = (self.spec.nats.clone(), format!("amphi {} messages", self.node()));
+        service(
+            self.node().as_str(),
+            "messages",
+            Arc::new(move || {
+                let (room, nats, name) = (room.clone(), nats.clone(), name.clone());
+                Box::pin(async move { receive_mail(room, &nats, &name).await.err().map_or_else(String::new, |error| format!("{error:#}")) })
+            }),
+        )
+    }
+
     fn pool_name(&self, role: &RoleName) -> String {
         format!("{}/pool/{role}", self.node())
     }
@@ -348,10 +369,25 @@ impl Planting<'_> {
             desk: self.desk.clone(),
             registry: self.registry.clone(),
             mailbox: mailbox.clone(),
+            inboxes: self.inboxes.clone(),
             faults: self.world.faults,
         };
         ChildSpec::worker(agent.to_string(), move |parent| Specialist::start(arguments.clone(), parent)).mailbox(Mailbox::over(mailbox))
     }
+}
+
+/// Until the connection or the consumer is gone.
+async fn receive_mail(room: MailRoom, nats: &str, name: &str) -> anyhow::Result<()> {
+    let client = connect_later(nats, name).await?;
+    let mail = NatsAgentMail::open(&client, 1).await?;
+    let bus: Arc<dyn MessageBus> = Arc::new(NatsBus::new(client.clone()));
+    tokio::select! {
+        delivered = room.deliver(&mail) => delivered?,
+        () = room.answer(&mail, bus.clone()) => {}
+        () = room.show(&*bus) => {}
+        () = super::given_up(&client) => {}
+    }
+    anyhow::bail!("the messages ended")
 }
 
 fn millis(duration: Duration) -> u64 {

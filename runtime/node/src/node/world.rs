@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphi_adapters::nats::{
-    JetStreamJournal, NatsBus, NatsEventStream, NatsObjectStore, NatsOutputLog, check_server, connect_later, ensure_messages_stream,
+    JetStreamJournal, NatsAgentMail, NatsBus, NatsEventStream, NatsObjectStore, NatsOutputLog, check_server, connect_later,
 };
 use amphi_adapters::process::{ProcessConfig, ProcessEngine};
 use amphi_adapters::tools::{Engines, ToolEngine, tool_names};
@@ -31,6 +31,7 @@ pub struct World {
     pub objects: Arc<dyn ObjectStore>,
     pub events: Arc<dyn EventStream>,
     pub output: Arc<NatsOutputLog>,
+    pub mail: Arc<NatsAgentMail>,
     pub engine: Arc<dyn Engine>,
     pub clock: Arc<dyn Clock>,
     pub memory: Arc<NodeMemory>,
@@ -63,7 +64,7 @@ impl World {
         let journal = until("the journal", || JetStreamJournal::open(&client, SHARD, 1, create)).await;
         let objects = Arc::new(until("the object store", || NatsObjectStore::open(&client, 1)).await);
         let output = Arc::new(until("the output stream", || NatsOutputLog::open(&client, 1)).await);
-        until("the stream of messages", || ensure_messages_stream(&client, 1)).await;
+        let mail = Arc::new(until("the stream of messages", || NatsAgentMail::open(&client, 1)).await);
         let secrets = match resolve_secrets(team, environment) {
             Ok(secrets) => secrets.expose_all(),
             Err(errors) => bail!("secrets: {}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
@@ -71,7 +72,8 @@ impl World {
         let home = environment.get("HOME").unwrap_or("/").to_owned();
         let mut config = ProcessConfig::new(spec.data.clone(), home);
         config.secrets.clone_from(&secrets);
-        let tools = Arc::new(ToolEngine::new(spec.data.clone(), &secrets).with_programs(config.basics.clone(), config.guard.clone()));
+        let tools = ToolEngine::new(spec.data.clone(), &secrets).with_programs(config.basics.clone(), config.guard.clone());
+        let tools = Arc::new(tools.with_mail(mail.clone()));
         let processes = ProcessEngine::open(config, output.clone(), objects.clone()).context("opening the process engine")?;
         let faults = environment.get("AMPHI_FAULTS") == Some("1");
         let catalog = Catalog { roles: team.roles.skills_by_role(), tools: tool_names(faults) };
@@ -84,6 +86,7 @@ impl World {
             client,
             objects,
             output,
+            mail,
             memory,
             catalog,
             faults,

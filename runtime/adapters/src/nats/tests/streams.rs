@@ -11,7 +11,7 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use futures::StreamExt;
 
-use super::super::{NatsBus, NatsEventStream, NatsObjectStore, NatsOutputLog, ensure_messages_stream};
+use super::super::{NatsAgentMail, NatsBus, NatsEventStream, NatsObjectStore, NatsOutputLog};
 use super::{DEADLINE, Fixture, eventually};
 
 fn event(shard: u32, seq: u64) -> Event {
@@ -241,7 +241,7 @@ async fn text_that_cannot_be_a_header_or_a_subject_is_an_error_and_no_panic() {
 async fn the_stream_of_agent_messages_can_be_asked_for_again_and_again() {
     let fixture = Fixture::start().await;
     let client = fixture.client().await;
-    ensure_messages_stream(&client, 1).await.unwrap();
-    ensure_messages_stream(&client, 1).await.unwrap();
+    NatsAgentMail::open(&client, 1).await.unwrap();
+    NatsAgentMail::open(&client, 1).await.unwrap();
     jetstream::new(client).publish("amphi.msg.Scribe", "x".into()).await.unwrap().await.unwrap();
 }
