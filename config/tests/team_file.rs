@@ -69,6 +69,7 @@ fn the_six_roles_of_s4_ship_with_their_skills() {
         "git.tag",
         "http.check",
         "http.wait",
+        "message.send",
         "noop",
         "prom.assert",
         "sleep",
