@@ -9,6 +9,7 @@ use amphi_protocol::journal::{Artifact, CancelCause, EpicEnd};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::backlog::{Rank, Turn};
 use crate::locks::ResourceKey;
 
 /// An accepted epic.
@@ -54,6 +55,8 @@ pub struct Epic {
     pub pending: u32,
     /// Instances whose outcome is unknown.
     pub unknown: u32,
+    /// Its place among the epics that wait for agents.
+    pub turn: Turn,
 }
 
 /// How an epic stands.
@@ -234,7 +237,7 @@ pub enum AttemptPhase {
 }
 
 impl Epic {
-    pub(crate) fn new(id: EpicId, (spec, spec_hash): (Arc<EpicSpec>, String), by: String, now: Timestamp) -> Self {
+    pub(crate) fn new(id: EpicId, (spec, spec_hash): (Arc<EpicSpec>, String), by: String, (now, turn): (Timestamp, Turn)) -> Self {
         let plan = Arc::new(Plan::expand(&spec));
         let instance = Instance { run: 1, ..Instance::default() };
         let mut epic = Self {
@@ -254,6 +257,7 @@ impl Epic {
             active: 0,
             pending: 0,
             unknown: 0,
+            turn,
             spec,
             spec_hash,
             plan,
@@ -274,6 +278,11 @@ impl Epic {
     /// The specification of an instance's task.
     pub fn spec_of(&self, i: u32) -> &TaskSpec {
         &self.spec.tasks[self.task_of(i) as usize]
+    }
+
+    /// Where a request of instance `i` stands.
+    pub(crate) fn rank(&self, i: u32, order: u64) -> Rank {
+        Rank { priority: self.spec_of(i).priority, order }
     }
 
     /// `t` or `t[i]`.

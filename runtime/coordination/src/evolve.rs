@@ -13,7 +13,6 @@ use serde_json::Map;
 use crate::epic::{Attempt, AttemptPhase, Epic, EpicStatus, InstanceEnd, InstanceState};
 use crate::fleet::Demand;
 use crate::graph::cancel_word;
-use crate::queue::Rank;
 use crate::retry;
 use crate::sink::{EventSink, Subject, data};
 use crate::state::{Incident, State, Timer, TimerKind};
@@ -33,7 +32,8 @@ impl State {
                 let spec = Arc::clone(spec.get().expect("records are resolved before they are applied"));
                 self.keys.insert((spec.project.clone(), key.clone()), (epic.clone(), body_hash.clone()));
                 let about = data! { "name": spec.name.as_str(), "by": by, "tasks": spec.tasks.len() };
-                self.epics.insert(epic.clone(), Epic::new(epic.clone(), (spec, hash), by.clone(), self.now));
+                let turn = self.queue.next_turn();
+                self.epics.insert(epic.clone(), Epic::new(epic.clone(), (spec, hash), by.clone(), (self.now, turn)));
                 self.epic_event(sink, EventType::EpicSubmitted, epic, about);
                 self.check_all(epic, sink);
             }
@@ -137,11 +137,12 @@ impl State {
             panic!("S6: {at} is assigned but was not ready");
         };
         let class = self.queue.find(&Demand::of(epic.spec_of(at.i))).expect("a ready instance has a class");
-        let rank = Rank { priority: epic.spec_of(at.i).priority, order };
-        self.queue.classes[class].runnable.remove(&rank);
+        self.queue.classes[class].runnable.remove(epic.rank(at.i, order), epic.turn, &at.epic);
+        let turn = self.queue.advance(&at.epic, epic.turn);
         let granted = if self.queue.classes[class].locking.remove(&order) { Some(self.locks.grant(order, token)) } else { None };
         self.fleet.begin(agent, node, at);
         let epic = self.epics.get_mut(&at.epic).expect("a decision names an accepted epic");
+        epic.turn = turn;
         let instance = &mut epic.instances[at.i as usize];
         let from = instance.last_agent.replace(agent.clone()).filter(|last| last != agent);
         instance.attempt = at.attempt;

@@ -11,7 +11,6 @@ use serde_json::Map;
 use crate::epic::{EpicStatus, InstanceEnd, InstanceState, TaskEnd};
 use crate::fleet::Demand;
 use crate::locks::Changes;
-use crate::queue::Rank;
 use crate::sink::{EventSink, data};
 use crate::state::{State, Timer, TimerKind};
 
@@ -232,18 +231,18 @@ impl State {
         epic.instances[i as usize].state = InstanceState::Ready { order, since };
         epic.pending += 1;
         let locks = epic.locks(i);
-        let rank = Rank { priority: epic.spec_of(i).priority, order };
+        let (rank, turn) = (epic.rank(i, order), epic.turn);
         let demand = Demand::of(epic.spec_of(i));
         self.instance_event(sink, EventType::TaskReady, (id, i), Map::new());
         let class = self.queue.class(demand, &self.fleet);
         if locks.is_empty() {
-            self.queue.classes[class].runnable.insert(rank, (id.clone(), i));
+            self.queue.classes[class].runnable.insert(rank, turn, id, i);
         } else {
             let parked = !self.queue.classes[class].servable;
             self.queue.classes[class].locking.insert(order);
             self.locks.join(order, (id.clone(), i), since, locks, parked);
             if self.locks.is_grantable(order) {
-                self.queue.classes[class].runnable.insert(rank, (id.clone(), i));
+                self.queue.classes[class].runnable.insert(rank, turn, id, i);
             }
         }
         self.due.fresh.push((id.clone(), i));
@@ -255,9 +254,8 @@ impl State {
         match epic.instances[i as usize].state {
             InstanceState::Ready { order, .. } => {
                 epic.pending -= 1;
-                let rank = Rank { priority: epic.spec_of(i).priority, order };
                 let class = self.queue.find(&Demand::of(epic.spec_of(i))).expect("a ready instance has a class");
-                self.queue.classes[class].runnable.remove(&rank);
+                self.queue.classes[class].runnable.remove(epic.rank(i, order), epic.turn, id);
                 if self.queue.classes[class].locking.remove(&order) {
                     let changes = self.locks.leave(order);
                     self.follow(changes);
@@ -277,13 +275,12 @@ impl State {
             for order in orders {
                 self.visited += 1;
                 let Some((id, i)) = self.locks.owner(order).map(|(id, i)| (id.clone(), i)) else { continue };
-                let task = self.epics[&id].spec_of(i);
-                let rank = Rank { priority: task.priority, order };
-                let class = self.queue.find(&Demand::of(task)).expect("a waiting request has a class");
+                let epic = &self.epics[&id];
+                let class = self.queue.find(&Demand::of(epic.spec_of(i))).expect("a waiting request has a class");
                 if enters {
-                    self.queue.classes[class].runnable.insert(rank, (id, i));
+                    self.queue.classes[class].runnable.insert(epic.rank(i, order), epic.turn, &id, i);
                 } else {
-                    self.queue.classes[class].runnable.remove(&rank);
+                    self.queue.classes[class].runnable.remove(epic.rank(i, order), epic.turn, &id);
                 }
             }
         }
@@ -298,8 +295,8 @@ impl State {
                 let changes = if servable { self.locks.unpark(order) } else { self.locks.park(order) };
                 self.follow(changes);
                 if !servable && let Some((id, i)) = self.locks.owner(order) {
-                    let rank = Rank { priority: self.epics[id].spec_of(i).priority, order };
-                    self.queue.classes[class].runnable.remove(&rank);
+                    let epic = &self.epics[id];
+                    self.queue.classes[class].runnable.remove(epic.rank(i, order), epic.turn, id);
                 }
             }
         }
@@ -434,7 +431,7 @@ impl State {
         if !class.servable {
             return Some(WaitReason::NoAgent);
         }
-        let runnable = class.runnable.contains_key(&Rank { priority: task.priority, order });
+        let runnable = class.runnable.contains(epic.rank(i, order), id);
         Some(if runnable { WaitReason::Capacity } else { WaitReason::Lock })
     }
 }

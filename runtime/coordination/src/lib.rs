@@ -6,6 +6,7 @@
 //! Start at [`State::decide`] (an input becomes decisions), [`State::evolve`] (a decision changes the state, on the leader and in
 //! every replay alike) and [`seat::Seat`] (the commit loop around them). The laws that must hold after each step are in [`laws`].
 
+mod backlog;
 mod decide;
 mod epic;
 mod evolve;
@@ -24,6 +25,7 @@ pub mod snapshot;
 mod state;
 pub mod views;
 
+pub use backlog::Turn;
 pub use decide::Refusal;
 pub use epic::{Attempt, AttemptPhase, Epic, EpicStatus, Instance, InstanceEnd, InstanceState, TaskEnd, TaskProgress};
 pub use fleet::{Agent, AgentState, Node};

@@ -1,21 +1,16 @@
 //! The ready queue: requests that only wait for an agent, by demand class, and the choice of the next assignment.
 //!
 //! A class is what a task asks of an agent (role, skills). Few classes exist, so a choice looks at each class's best request only:
-//! its cost does not depend on how many tasks wait.
+//! its cost does not depend on how many tasks wait. Whose request is the best is said by [`Backlog`]: priority, then the epics of that
+//! priority in turn, then age. An epic has one place in the ring of all classes, so that what it asks for does not decide how much it gets.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use amphi_protocol::ids::{AgentId, EpicId, NodeId};
 use serde::{Deserialize, Serialize};
 
+use crate::backlog::{Backlog, Claim, Turn};
 use crate::fleet::{Demand, Fleet};
-
-/// A request in the queue: priority first, then age.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Rank {
-    pub priority: u8,
-    pub order: u64,
-}
 
 /// Everything that asks the same of an agent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,8 +19,7 @@ pub(crate) struct Class {
     /// Profiles that serve it.
     pub profiles: Vec<usize>,
     /// Requests that wait for an agent only.
-    #[serde(with = "crate::snapshot::pairs")]
-    pub runnable: BTreeMap<Rank, (EpicId, u32)>,
+    pub runnable: Backlog,
     /// Requests that hold a place in lock queues (waiting or parked).
     pub locking: BTreeSet<u64>,
     /// An agent that could serve it lives.
@@ -37,6 +31,8 @@ pub(crate) struct Class {
 #[serde(default)]
 pub(crate) struct ReadyQueue {
     pub classes: Vec<Class>,
+    /// The last turn that was given.
+    pub turn: Turn,
 }
 
 /// What is assigned next.
@@ -55,7 +51,7 @@ impl ReadyQueue {
         }
         let profiles: Vec<usize> = (0..fleet.profiles.len()).filter(|&profile| fleet.profiles[profile].serves(&demand)).collect();
         let servable = profiles.iter().any(|&profile| fleet.profiles[profile].living > 0);
-        self.classes.push(Class { demand, profiles, runnable: BTreeMap::new(), locking: BTreeSet::new(), servable });
+        self.classes.push(Class { demand, profiles, runnable: Backlog::default(), locking: BTreeSet::new(), servable });
         self.classes.len() - 1
     }
 
@@ -84,18 +80,33 @@ impl ReadyQueue {
         changed
     }
 
+    /// A place at the end of the ring.
+    pub fn next_turn(&mut self) -> Turn {
+        self.turn = Turn(self.turn.0 + 1);
+        self.turn
+    }
+
+    /// The epic was served: it goes to the end of the ring, in every class. Returns its new place.
+    pub fn advance(&mut self, epic: &EpicId, from: Turn) -> Turn {
+        let to = self.next_turn();
+        for class in &mut self.classes {
+            class.runnable.advance(epic, from, to);
+        }
+        to
+    }
+
     /// The next assignment: the best request that an idle agent with room can take.
     pub fn pick(&self, fleet: &Fleet, last_agent: impl Fn(&EpicId, u32) -> Option<AgentId>, visited: &mut u64) -> Option<Pick> {
-        let mut best: Option<(Rank, Pick)> = None;
+        let mut best: Option<(Claim, Pick)> = None;
         for class in &self.classes {
             *visited += 1;
-            let Some((rank, (epic, i))) = class.runnable.first_key_value() else { continue };
-            if best.as_ref().is_some_and(|(best, _)| best <= rank) {
+            let Some((claim, epic, i)) = class.runnable.first() else { continue };
+            if best.as_ref().is_some_and(|(best, _)| *best <= claim) {
                 continue;
             }
-            let avoid = last_agent(epic, *i);
+            let avoid = last_agent(epic, i);
             if let Some((agent, node)) = fleet.choose(&class.profiles, avoid.as_ref(), visited) {
-                best = Some((*rank, Pick { epic: epic.clone(), i: *i, agent, node }));
+                best = Some((claim, Pick { epic: epic.clone(), i, agent, node }));
             }
         }
         best.map(|(_, pick)| pick)

@@ -11,6 +11,7 @@ use amphi_protocol::view::{
     TaskView, WaiterView,
 };
 
+use crate::backlog::Turn;
 use crate::epic::{AttemptPhase, Epic, EpicStatus, InstanceEnd, InstanceState};
 use crate::fleet::AgentState;
 use crate::graph::WaitReason;
@@ -59,19 +60,24 @@ impl State {
         epic.plan.find(&epic.spec, key).into_iter().collect()
     }
 
-    /// Everything that is ready and waits, in the order of the queue.
+    /// Everything that is ready and waits, in the order of the queue: priority, then the epics in turn, then age.
     pub fn queue_list(&self, limit: usize) -> TaskList {
-        let mut waiting: Vec<(u8, u64, &Epic, u32)> = Vec::new();
+        let mut waiting: Vec<((u8, usize, Turn), &Epic, u32)> = Vec::new();
         for epic in self.epics.values().filter(|epic| epic.pending > 0) {
+            let mut own: Vec<(u8, u64, u32)> = Vec::new();
             for i in 0..epic.instances.len() as u32 {
                 if let InstanceState::Ready { order, .. } = epic.instances[i as usize].state {
-                    waiting.push((epic.spec_of(i).priority, order, epic, i));
+                    own.push((epic.spec_of(i).priority, order, i));
                 }
             }
+            own.sort_unstable();
+            for same in own.chunk_by(|one, other| one.0 == other.0) {
+                waiting.extend(same.iter().enumerate().map(|(round, (priority, _, i))| ((*priority, round, epic.turn), epic, *i)));
+            }
         }
-        waiting.sort_by_key(|(priority, order, _, _)| (*priority, *order));
-        let next = waiting.get(limit).map(|(_, _, epic, i)| format!("{}/{}", epic.id, epic.key(*i)));
-        let tasks = waiting.into_iter().take(limit).map(|(_, _, epic, i)| self.task_view(epic, i)).collect();
+        waiting.sort_by_key(|(claim, _, _)| *claim);
+        let next = waiting.get(limit).map(|(_, epic, i)| format!("{}/{}", epic.id, epic.key(*i)));
+        let tasks = waiting.into_iter().take(limit).map(|(_, epic, i)| self.task_view(epic, i)).collect();
         TaskList { tasks, next }
     }
 

@@ -6,13 +6,16 @@ use amphi_protocol::document::LockMode;
 use amphi_protocol::ids::{EpicId, Token};
 
 use super::{Violation, hold};
+use crate::backlog::Turn;
 use crate::epic::InstanceState;
 use crate::fleet::{AgentState, Demand};
 use crate::locks::ResourceKey;
-use crate::queue::{Class, Rank};
+use crate::queue::Class;
 use crate::state::State;
 
 type Instance = (EpicId, u32);
+/// The requests of an epic of one priority, by age.
+type Waiting = (EpicId, BTreeMap<u64, u32>);
 
 /// A ready instance.
 struct Request {
@@ -34,11 +37,12 @@ pub(super) fn check(state: &State) -> Result<(), Violation> {
     for class in &state.queue.classes {
         check_class(state, class)?;
     }
+    check_turns(state)?;
     let (requests, expected) = collect(state)?;
     check_table(state, &expected)?;
     let front = front(&expected);
     let classes = state.queue.classes.len();
-    let mut runnable = vec![BTreeMap::<Rank, Instance>::new(); classes];
+    let mut runnable = vec![BTreeMap::<(u8, Turn), Waiting>::new(); classes];
     let mut locking = vec![BTreeSet::<u64>::new(); classes];
     for request in requests {
         let parked = !state.queue.classes[request.class].servable;
@@ -47,11 +51,15 @@ pub(super) fn check(state: &State) -> Result<(), Violation> {
             locking[request.class].insert(request.order);
         }
         if request.locks.is_empty() || (!parked && first) {
-            runnable[request.class].insert(Rank { priority: request.priority, order: request.order }, request.who);
+            let (id, i) = request.who;
+            let place = (request.priority, state.epics[&id].turn);
+            runnable[request.class].entry(place).or_insert_with(|| (id, BTreeMap::new())).1.insert(request.order, i);
         }
     }
     for (position, class) in state.queue.classes.iter().enumerate() {
-        hold("S11", class.runnable == runnable[position], || {
+        let kept: BTreeMap<(u8, Turn), Waiting> =
+            class.runnable.iter().map(|(priority, turn, epic, requests)| ((priority, turn), (epic.clone(), requests.clone()))).collect();
+        hold("S11", kept == runnable[position], || {
             format!("class {:?} may run {:?}, and should {:?}", class.demand, class.runnable, runnable[position])
         })?;
         hold("kept", class.locking == locking[position], || {
@@ -60,6 +68,13 @@ pub(super) fn check(state: &State) -> Result<(), Violation> {
         check_served(state, class)?;
     }
     Ok(())
+}
+
+/// Each epic has a place of its own in the ring, one that was given.
+fn check_turns(state: &State) -> Result<(), Violation> {
+    let mut turns = BTreeSet::new();
+    let wrong = state.epics.values().find(|epic| epic.turn > state.queue.turn || !turns.insert(epic.turn));
+    hold("kept", wrong.is_none(), || format!("{:?} has no place of its own among the epics", wrong.map(|epic| &epic.id)))
 }
 
 /// Its profiles, and whether anybody lives who could serve it.
@@ -161,5 +176,5 @@ fn check_served(state: &State, class: &Class) -> Result<(), Violation> {
         agent.state == AgentState::Idle && room && class.demand.accepts(&agent.role, &agent.skills)
     };
     let idle = state.fleet.agents.iter().find(|(_, agent)| fits(agent)).map(|(id, _)| id);
-    hold("L3", idle.is_none(), || format!("{:?} can run and {idle:?} is idle", class.runnable.first_key_value()))
+    hold("L3", idle.is_none(), || format!("{:?} can run and {idle:?} is idle", class.runnable.first()))
 }

@@ -49,7 +49,7 @@ impl State {
                 }
                 WaitReason::Capacity => {
                     let class = &self.queue.classes[self.queue.find(&Demand::of(epic.spec_of(i)))?];
-                    let place = class.runnable.keys().position(|rank| rank.order == *order).map(|place| place as u64 + 1);
+                    let place = class.runnable.place(epic.rank(i, *order), epic.turn, &epic.id);
                     waits.push(WaitView { place, ..plain("capacity", demand_text(epic, i)) });
                     None
                 }

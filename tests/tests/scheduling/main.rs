@@ -1,0 +1,6 @@
+//! Who gets the next agent, and who does not: fairness between epics, held agents and nodes, pins, overlapping locks. On the core alone.
+//!
+//! Every step is checked against the laws, and each history ends with the second opinion of the checker.
+
+mod fairness;
+mod stage;
