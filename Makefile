@@ -15,7 +15,7 @@ help: ## Lists the targets
 setup: ## Checks prerequisites, fetches nats-server and the Python client for the tests into .tools
 	@scripts/setup.sh
 
-demo: setup ## Builds, and runs a real epic with a kill -9 in the middle to a verified end
+demo: setup ## Builds, and releases a real application on three nodes, once in peace and once with kill -9 of nodes; checks everything
 	@scripts/demo.sh
 
 test: setup ## Format, lints, all tests, simulation, end to end, a part of the fault runs; ends with `N passed, N failed`

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# A real epic on one node, with a kill -9 of the node in the middle, to a verified end. Exit 0 only if everything holds.
-# Sets up what is missing, builds, and leaves nothing behind; see demo.py for what happens.
+# `amphi demo`, and again with `--chaos`: sets up what is missing, builds, leaves nothing behind. With arguments, `amphi demo` with those.
 set -euo pipefail
 cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
@@ -8,5 +7,9 @@ if [ -z "${AMPHI_BIN:-}" ]; then
     cargo build --locked --bin amphi
     AMPHI_BIN=$(scripts/target-dir.sh)/debug/amphi
 fi
-export AMPHI_BIN
-exec .tools/venv/bin/python scripts/demo.py "$@"
+export PATH="$PWD/.tools/bin:$PATH"
+if [ "$#" -gt 0 ]; then
+    exec "$AMPHI_BIN" demo "$@"
+fi
+"$AMPHI_BIN" demo
+exec "$AMPHI_BIN" demo --chaos

@@ -102,7 +102,8 @@ fn no_history(path: &Path, why: &str) -> Failure {
     Failure::usage(format!("{} is no history of an epic: {why}", path.display())).hint("amphi epic events EPIC --json > FILE writes one")
 }
 
-fn report_text(report: &EpicReport, style: Style) -> String {
+/// A report for people.
+pub fn report_text(report: &EpicReport, style: Style) -> String {
     let (glyph, paint) = state_mark(&report.state);
     let so_far = if report.ended_at.is_some() { "in" } else { "so far" };
     let head = format!("{glyph} {} {}", report.epic, report.state);

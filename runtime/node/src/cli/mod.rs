@@ -9,6 +9,7 @@ mod catalog;
 mod client;
 mod completion;
 mod config;
+mod demo;
 mod doctor;
 mod doctor_cluster;
 mod epic;
@@ -91,6 +92,8 @@ pub struct Global {
 /// All commands for people and scripts; `node` and `guard` are the program's own and stand in `main`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Release a real application on a cluster of three nodes, and check everything
+    Demo(demo::DemoArgs),
     /// Run a cluster in the foreground: NATS (unless --nats names one) and nodes
     Up(up::UpArgs),
     /// Submit an epic and follow it
@@ -163,6 +166,7 @@ pub async fn execute(cli: Cli) -> u8 {
 
 async fn dispatch(global: &Global, screen: Screen, command: Command) -> Result<u8, Failure> {
     match command {
+        Command::Demo(args) => demo::demo(global, screen, args).await,
         Command::Up(args) => up::up(global, args).await,
         Command::Run(args) => run::run(global, screen, args).await,
         Command::Epic(command) => epic::epic(global, screen, command).await,

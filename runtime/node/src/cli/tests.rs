@@ -20,6 +20,7 @@ fn the_command_tree_is_sound() {
 fn every_command_of_this_release_parses() {
     for line in [
         "amphi up",
+        "amphi demo --chaos --keep",
         "amphi up --nodes 3 --config f --data d --nats nats://h:1 --ready-file f --capacity 9 --label a=b --node-prefix p --no-manager --no-restart",
         "amphi run a.epic.yaml -i k=v -i x=y --id KEY --wait --timeout 10m",
         "amphi run - --detach --json",
@@ -70,7 +71,7 @@ fn every_command_of_this_release_parses() {
 fn what_this_release_cannot_do_is_no_command() {
     for line in [
         "amphi",
-        "amphi demo",
+        "amphi demo --nodes 3",
         "amphi up --nodes 0",
         "amphi up --label a",
         "amphi epic pause e-1",

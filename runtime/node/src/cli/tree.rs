@@ -42,6 +42,13 @@ pub async fn tree(global: &Global, screen: Screen, args: TreeArgs) -> Result<u8,
     }
 }
 
+/// The trees of all nodes as people see them.
+pub async fn tree_text(client: &Client, style: Style) -> Result<String, Failure> {
+    let reply = client.call("tree.get", &json!({})).await?;
+    let work = work(client).await;
+    Ok(View { work: &work, all: false, style }.text(&reply))
+}
+
 async fn watch(client: &Client, screen: Screen, all: bool) -> Result<u8, Failure> {
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

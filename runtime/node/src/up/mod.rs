@@ -23,7 +23,7 @@ pub mod child;
 mod names;
 mod nodes;
 mod ready;
-mod spawner;
+pub(crate) mod spawner;
 #[cfg(test)]
 mod tests;
 

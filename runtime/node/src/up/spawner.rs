@@ -1,4 +1,4 @@
-//! The thread that starts all node processes.
+//! The thread that starts all node processes, and those of `amphi demo`.
 //!
 //! `PR_SET_PDEATHSIG` follows the *thread* that spawned a child, so all children come from this one, which lives as long as they
 //! may. Never ends before its owner is done with the children.
@@ -12,13 +12,13 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 /// Starts processes.
-pub(super) struct Spawner {
+pub(crate) struct Spawner {
     requests: mpsc::Sender<(Command, oneshot::Sender<io::Result<Child>>)>,
 }
 
 impl Spawner {
     /// Must be called inside the runtime that will wait for the children.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         let (requests, inbox) = mpsc::channel::<(Command, oneshot::Sender<io::Result<Child>>)>();
         let runtime = Handle::current();
         thread::Builder::new().name("node spawner".to_owned()).spawn(move || {
@@ -32,7 +32,7 @@ impl Spawner {
     }
 
     /// Starts `command` so that it is killed when this process or the spawner ends.
-    pub(super) async fn spawn(&self, mut command: Command) -> io::Result<Child> {
+    pub(crate) async fn spawn(&self, mut command: Command) -> io::Result<Child> {
         let parent = nix::unistd::Pid::this();
         command.kill_on_drop(true);
         // SAFETY: only async-signal-safe calls (prctl, getppid) between fork and exec, and no allocation.
