@@ -52,7 +52,7 @@ mod tests {
         let inputs = ["version=2.0.0".to_owned()];
         let compiled = crate::cli::epic_file::check(&document, &inputs, true, None).expect("it can be checked");
         let spec = compiled.spec.unwrap_or_else(|| panic!("{:?}", compiled.problems));
-        let mut names: Vec<String> = spec.tasks.iter().map(|task| task.id.to_string()).collect();
+        let mut names: Vec<String> = spec.tasks.iter().map(|task| task.name.to_string()).collect();
         names.sort();
         let mut wanted: Vec<&str> = crate::cli::demo::TASKS.concat();
         wanted.sort_unstable();

@@ -136,8 +136,8 @@ impl Play<'_> {
         shop.ops("checkout.py", &[version]).await?;
         let epic = submit(client, &self.stage, version, PAUSES[0]).await?;
         self.result["epics"]["v1"] = json!(epic);
-        let ended = Watch::new(client, epic, TASKS.concat().len()).to_the_end(None, &mut self.stage, &mut Chaos::none()).await?;
-        self.voice.check(&format!("release {version} succeeded"), ended.state == "succeeded", &ended.epic.to_string())?;
+        let ended = Watch::new(client, epic, TASKS.concat().len()).follow(None, &mut self.stage, &mut Chaos::none()).await?;
+        self.voice.check(&format!("release {version} succeeded"), ended.state == "succeeded", ended.epic.as_str())?;
         judge::live(&mut self.voice, shop, version).await?;
         let early = customers::early_orders(shop).await?;
         self.voice.line(&format!("{} were placed", counted(early.accepted.len() as u64, "order")))?;
@@ -161,7 +161,7 @@ impl Play<'_> {
         self.voice.line(&format!("accepted as {epic}: from here on it has to end, whatever dies"))?;
         let customers = Customers::come(shop.clone());
         let watch = Watch::new(client, epic, TASKS.concat().len());
-        let ended = watch.to_the_end(Some(&mut self.voice), &mut self.stage, chaos).await?;
+        let ended = watch.follow(Some(&mut self.voice), &mut self.stage, chaos).await?;
         let receipts = customers.leave(early).await;
         self.result["state"] = json!(ended.state);
         Ok((ended, receipts))

@@ -66,12 +66,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Tells what happens until the epic is over. Without a voice it is quiet.
-    pub(super) async fn to_the_end(
-        mut self,
-        mut voice: Option<&mut Voice>,
-        stage: &mut Stage,
-        chaos: &mut Chaos,
-    ) -> Result<Ended, Failure> {
+    pub(super) async fn follow(mut self, mut voice: Option<&mut Voice>, stage: &mut Stage, chaos: &mut Chaos) -> Result<Ended, Failure> {
         let mut feed = Feed::open(self.client.nats(), subjects::EVENTS_STREAM, subjects::epic_events(&self.epic), true);
         let end = Instant::now() + PATIENCE;
         let mut check = interval(CHECK_EVERY);
