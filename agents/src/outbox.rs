@@ -258,7 +258,8 @@ pub(crate) fn attempt(input: &Input) -> Option<&AttemptRef> {
         | Input::Join(_)
         | Input::LoseNode { .. }
         | Input::Agent(_)
-        | Input::Tick => None,
+        | Input::Tick
+        | Input::Upkeep(_) => None,
     }
 }
 

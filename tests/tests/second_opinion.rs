@@ -222,6 +222,7 @@ impl World {
             commit_id: self.index.to_string(),
             prev_hash: std::mem::take(&mut self.last_hash),
             seq: self.state.seq,
+            snapshot: self.state.history().marker,
             inputs,
             decisions,
         };

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AgentId, AttemptRef, EpicId, Epoch, Incarnation, IncidentId, NodeId, SubmitKey, Token};
-use crate::journal::{AgentLife, AttemptEnd, CancelCause, Next, NodeInfo, Resolution, SpecRef};
+use crate::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Epoch, Incarnation, IncidentId, NodeId, SubmitKey, Token};
+use crate::journal::{AgentLife, AttemptEnd, CancelCause, Next, NodeInfo, Resolution, SegmentRef, SnapshotRef, SpecRef};
 
 /// What the Manager decided. Each decision changes the state by itself; some have effects after their commit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -180,6 +180,31 @@ pub enum Decision {
         restarts: u32,
         /// Why.
         cause: String,
+    },
+    /// A snapshot is there. Recovery relies on it and on the one before.
+    SnapshotTaken {
+        /// The snapshot.
+        snapshot: SnapshotRef,
+        /// The one before, still kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        older: Option<SnapshotRef>,
+    },
+    /// A stretch of the journal is archived and may be trimmed.
+    SegmentArchived {
+        /// The stretch.
+        segment: SegmentRef,
+    },
+    /// An ended epic left the memory; its history stays.
+    EpicRetired {
+        /// The epic.
+        epic: EpicId,
+        /// Name of the object with its final view.
+        view: String,
+    },
+    /// History before a record is over: its segments, snapshots, and the epics that were retired in it.
+    HistoryOver {
+        /// The first record that stays.
+        from: CommitIndex,
     },
 }
 

@@ -5,6 +5,7 @@
 //! number; a newer schema is refused, older ones stay readable.
 
 mod decision;
+pub mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub use decision::{Decision, EpicEnd};
+pub use upkeep::{Retiring, SegmentRef, SnapshotRef, Upkeep};
 
 use crate::document::EpicSpec;
 use crate::ids::{
@@ -47,6 +49,9 @@ pub struct Record {
     pub prev_hash: String,
     /// Number of the last public event before this commit.
     pub seq: EventSeq,
+    /// The newest record that holds a `snapshot_taken`, up to and including this one: where a start looks first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<CommitIndex>,
     /// What was taken in.
     pub inputs: Vec<Input>,
     /// What followed, one list per input.
@@ -197,6 +202,8 @@ pub enum Input {
     },
     /// Time has passed; what is due is decided.
     Tick,
+    /// The journal's own keeping.
+    Upkeep(Upkeep),
 }
 
 /// An epic as it reaches the Manager. The specification itself is journalled with the decision, not twice.

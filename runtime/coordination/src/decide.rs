@@ -102,7 +102,7 @@ impl Deciding<'_> {
 
     fn incident(&mut self, attempt: AttemptRef) {
         let key = self.state.epics[&attempt.epic].key(attempt.i);
-        let number = self.state.incidents.len() + 1;
+        let number = self.state.incidents_opened + 1;
         let incident = IncidentId::parse(&format!("inc-{}-{number}", self.state.shard)).expect("digits and dashes are an incident id");
         let summary = format!("{key} of {} may have run before its agent was lost, and must not be started twice", attempt.epic);
         self.put(Decision::IncidentOpened { incident, attempt, summary });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use amphi_protocol::document::{EpicSpec, LockMode, Plan, TaskSpec, Workspace};
-use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, Incarnation, IncidentId, NodeId, Timestamp, Token};
+use amphi_protocol::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Incarnation, IncidentId, NodeId, Timestamp, Token};
 use amphi_protocol::journal::{Artifact, CancelCause, EpicEnd};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,6 +25,8 @@ pub struct Epic {
     /// Its graph; follows from the specification.
     #[serde(skip, default = "crate::snapshot::no_plan")]
     pub plan: Arc<Plan>,
+    /// The record that accepted it.
+    pub accepted_in: CommitIndex,
     /// Who sent it.
     pub submitted_by: String,
     /// When it was accepted.
@@ -237,11 +239,17 @@ pub enum AttemptPhase {
 }
 
 impl Epic {
-    pub(crate) fn new(id: EpicId, (spec, spec_hash): (Arc<EpicSpec>, String), by: String, (now, turn): (Timestamp, Turn)) -> Self {
+    pub(crate) fn new(
+        id: EpicId,
+        (spec, spec_hash): (Arc<EpicSpec>, String),
+        by: String,
+        (accepted_in, now, turn): (CommitIndex, Timestamp, Turn),
+    ) -> Self {
         let plan = Arc::new(Plan::expand(&spec));
         let instance = Instance { run: 1, ..Instance::default() };
         let mut epic = Self {
             id,
+            accepted_in,
             submitted_by: by,
             submitted_at: now,
             ended_at: None,

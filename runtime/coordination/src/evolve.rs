@@ -33,7 +33,8 @@ impl State {
                 self.keys.insert((spec.project.clone(), key.clone()), (epic.clone(), body_hash.clone()));
                 let about = data! { "name": spec.name.as_str(), "by": by, "tasks": spec.tasks.len() };
                 let turn = self.queue.next_turn();
-                self.epics.insert(epic.clone(), Epic::new(epic.clone(), (spec, hash), by.clone(), (self.now, turn)));
+                let accepted = (self.index.next(), self.now, turn);
+                self.epics.insert(epic.clone(), Epic::new(epic.clone(), (spec, hash), by.clone(), accepted));
                 self.epic_event(sink, EventType::EpicSubmitted, epic, about);
                 self.check_all(epic, sink);
             }
@@ -91,6 +92,10 @@ impl State {
             Decision::AgentChanged { node, agent, state, restarts, cause } => {
                 self.agent_changed((node, agent), *state, *restarts, cause, sink)
             }
+            Decision::SnapshotTaken { snapshot, .. } => self.snapshot_recorded(snapshot),
+            Decision::SegmentArchived { segment } => self.segment_recorded(segment),
+            Decision::EpicRetired { epic, view } => self.epic_retired(epic, view),
+            Decision::HistoryOver { from } => self.history_ends_before(*from),
         }
     }
 
@@ -285,6 +290,7 @@ impl State {
     fn incident_opened(&mut self, incident: &IncidentId, at: &AttemptRef, summary: &str, sink: &mut EventSink) {
         let opened = Incident { attempt: at.clone(), summary: summary.to_owned(), opened_at: self.now, resolved: None };
         self.incidents.insert(incident.clone(), opened);
+        self.incidents_opened += 1;
         let epic = self.epic_mut(&at.epic);
         epic.instances[at.i as usize].state = InstanceState::Unknown { incident: incident.clone() };
         epic.unknown += 1;

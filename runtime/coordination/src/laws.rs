@@ -7,6 +7,7 @@
 
 mod fleet;
 mod graph;
+mod history;
 mod queue;
 
 use amphi_protocol::ids::{CommitIndex, Epoch, EventSeq, Timestamp, Token};
@@ -61,9 +62,11 @@ pub fn check(state: &State) -> Result<(), Violation> {
         graph::check_epic(epic)?;
     }
     for ((project, key), (epic, _)) in &state.keys {
-        let known = state.epics.get(epic).is_some_and(|epic| epic.spec.project == *project);
+        let known = state.epics.get(epic).is_some_and(|epic| epic.spec.project == *project)
+            || state.history.retired.get(epic).is_some_and(|retired| retired.project == *project);
         hold("S1", known, || format!("key {key:?} of {project} leads to {epic}, which is not there"))?;
     }
+    history::check(state)?;
     graph::check_questions(state)?;
     graph::check_timers(state)?;
     fleet::check(state)?;

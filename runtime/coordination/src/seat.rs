@@ -141,6 +141,26 @@ pub struct Seat {
     tell_since: Option<Timestamp>,
     /// Reports that were dropped because they were about something over.
     pub stale: u64,
+    grown: Grown,
+}
+
+/// What the journal has grown by since its newest snapshot was put on record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Grown {
+    /// Decisions.
+    pub decisions: u64,
+    /// Bytes of records.
+    pub bytes: u64,
+}
+
+impl Grown {
+    fn by(&mut self, bytes: usize, decisions: &[Decision]) {
+        if decisions.iter().any(|decision| matches!(decision, Decision::SnapshotTaken { .. })) {
+            *self = Self::default();
+        }
+        self.decisions += decisions.len() as u64;
+        self.bytes += bytes as u64;
+    }
 }
 
 /// Why a record of the journal cannot be followed.
@@ -174,6 +194,7 @@ impl Seat {
             untold: VecDeque::new(),
             tell_since: None,
             stale: 0,
+            grown: Grown::default(),
         }
     }
 
@@ -207,12 +228,21 @@ impl Seat {
         (self.sequence, &self.hash)
     }
 
+    /// How much a start would have to replay beyond the newest snapshot.
+    pub fn grown(&self) -> Grown {
+        self.grown
+    }
+
     /// Takes a committed record, its stored bytes and sequence. Returns the events that it holds.
     pub fn follow(&mut self, sequence: u64, bytes: &[u8], record: &Record) -> Result<Vec<Event>, FollowError> {
         if record.prev_hash != self.hash {
             return Err(FollowError::BrokenChain { index: record.index });
         }
         self.state.apply(record, &mut self.sink)?;
+        for decisions in &record.decisions {
+            self.grown.by(0, decisions);
+        }
+        self.grown.bytes += bytes.len() as u64;
         self.sequence = sequence;
         self.hash = Record::hash(bytes);
         if self.tell_since.is_some_and(|since| record.now_ms >= since) {
@@ -289,6 +319,7 @@ impl Seat {
             commit_id: commit_id.to_owned(),
             prev_hash: self.hash.clone(),
             seq,
+            snapshot: self.state.history.marker,
             inputs: Vec::new(),
             decisions: Vec::new(),
         };
@@ -356,6 +387,7 @@ impl Seat {
         let flight = self.flight.take().expect("a commit that is acknowledged is under way");
         self.sequence = sequence;
         self.hash = Record::hash(&flight.bytes);
+        self.grown.by(flight.bytes.len(), &flight.decisions);
         let mut actions = Vec::with_capacity(flight.answers.len() + flight.decisions.len() + 2);
         if flight.leads {
             self.role = Role::Leading;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use amphi_protocol::document::{EpicSpec, Plan};
+use amphi_protocol::journal::{Decision, Record, SnapshotRef};
 use serde::{Deserialize, Serialize};
 
 use crate::state::State;
@@ -64,6 +65,15 @@ struct Stored {
     hash: String,
     specs: BTreeMap<String, Arc<EpicSpec>>,
     state: State,
+}
+
+/// The snapshots on which recovery relies, newest first, as the record that a journal's last one points to names them.
+pub fn relied_on(marker: &Record) -> Vec<SnapshotRef> {
+    let taken = marker.decisions.iter().flatten().rev().find_map(|decision| match decision {
+        Decision::SnapshotTaken { snapshot, older } => Some([Some(snapshot.clone()), older.clone()]),
+        _ => None,
+    });
+    taken.into_iter().flatten().flatten().collect()
 }
 
 /// The bytes of `state`, whose last record has the hash `hash`. `digest` is the state's own.

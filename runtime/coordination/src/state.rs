@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::epic::Epic;
 use crate::fleet::Fleet;
+use crate::history::History;
 use crate::locks::LockTable;
 use crate::mutants::{Mutant, planted};
 use crate::queue::ReadyQueue;
@@ -43,6 +44,9 @@ pub struct State {
     pub(crate) queue: ReadyQueue,
     pub(crate) timers: BTreeSet<Timer>,
     pub(crate) incidents: BTreeMap<IncidentId, Incident>,
+    /// Incidents opened so far: their numbers.
+    pub(crate) incidents_opened: u64,
+    pub(crate) history: History,
     #[serde(skip)]
     pub(crate) due: Due,
     #[serde(skip)]
@@ -256,7 +260,8 @@ impl State {
         // The counter of looked-at nodes is a measurement, not state: a leader looks at more than a replay.
         let measured = (self.shard, self.index, self.epoch, &self.leader, self.now, self.seq, self.token, self.order);
         let kept = (&self.epics, &self.keys, &self.fleet, &self.locks, &self.queue, &self.timers, &self.incidents);
-        write!(hasher, "{measured:?}{kept:?}").expect("hashing does not fail");
+        let told = (self.incidents_opened, &self.history);
+        write!(hasher, "{measured:?}{kept:?}{told:?}").expect("hashing does not fail");
         hasher.0.finish()
     }
 

@@ -18,6 +18,8 @@ pub(crate) struct Chain {
     epoch: Epoch,
     now: Timestamp,
     seq: EventSeq,
+    /// The newest record with a snapshot.
+    marker: Option<CommitIndex>,
 }
 
 impl Chain {
@@ -38,7 +40,13 @@ impl Chain {
         }
         let dense = self.last.0.checked_add(1) == Some(record.index.0);
         let forward = record.now_ms >= self.now && record.seq >= self.seq;
-        findings.check(Law::S3, &[], dense && forward && record.prev_hash == self.hash);
+        let takes = |decision: &Decision| matches!(decision, Decision::SnapshotTaken { .. });
+        if record.decisions.iter().flatten().any(takes) {
+            self.marker = Some(record.index);
+        }
+        // A build that knows nothing of snapshots names none.
+        let points = record.snapshot.is_none() || record.snapshot == self.marker;
+        findings.check(Law::S3, &[], dense && forward && points && record.prev_hash == self.hash);
         findings.check(Law::S2, &[], self.epoch_is_right(record));
         self.last = record.index;
         self.hash = hash;

@@ -12,6 +12,7 @@ use crate::cluster::{Cluster, InstanceKey};
 use crate::export::{ExportLine, LineFault};
 use crate::locks::LockTable;
 use crate::model::{EpicModel, Stage};
+use crate::upkeep::Keeping;
 use crate::verdict::{Findings, Law, Verdict};
 
 /// Why a text is no exported journal. `line` counts from 1.
@@ -99,6 +100,7 @@ pub struct Checker {
     pub(crate) keys: BTreeSet<(ProjectId, SubmitKey)>,
     pub(crate) incidents: BTreeMap<IncidentId, InstanceKey>,
     pub(crate) documents: BTreeMap<String, Arc<EpicSpec>>,
+    pub(crate) keeping: Keeping,
     pub(crate) last_token: Option<Token>,
     pub(crate) now: Timestamp,
     pub(crate) line: u64,
@@ -186,7 +188,9 @@ impl Checker {
         }
         self.findings.at = record.index;
         self.now = record.now_ms;
-        self.chain.link(&record, Record::hash(bytes), &mut self.findings);
+        let hash = Record::hash(bytes);
+        self.keeping.read(record.index, &hash);
+        self.chain.link(&record, hash, &mut self.findings);
         for (input, decisions) in record.inputs.iter().zip(&record.decisions) {
             // Without a decision an input changed nothing, so nothing can be wrong with having taken it in.
             let excused = !decisions.is_empty() && self.judge_input(input);

@@ -75,6 +75,10 @@ impl Checker {
                 }
             }
             Decision::AgentChanged { agent, state, .. } => self.cluster.change(agent, *state),
+            Decision::SnapshotTaken { snapshot, older } => self.judge_snapshot(snapshot, older.as_ref()),
+            Decision::SegmentArchived { segment } => self.judge_segment(segment),
+            Decision::EpicRetired { epic, .. } => self.retire(epic),
+            Decision::HistoryOver { from } => self.judge_history_over(*from),
         }
         Ok(())
     }
@@ -328,7 +332,7 @@ impl Checker {
         }
     }
 
-    fn with_epic(&mut self, id: &EpicId, act: impl FnOnce(&mut Self, usize)) {
+    pub(crate) fn with_epic(&mut self, id: &EpicId, act: impl FnOnce(&mut Self, usize)) {
         if let Some(position) = self.position(id) {
             act(self, position);
         }

@@ -19,6 +19,7 @@ mod locks;
 mod model;
 mod reports;
 mod spec;
+mod upkeep;
 mod verdict;
 
 pub use checker::{Checker, VerifyError, check_lines};

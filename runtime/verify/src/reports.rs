@@ -33,7 +33,8 @@ impl Checker {
             | Input::ResolveIncident { .. }
             | Input::LoseNode { .. }
             | Input::Silent { .. }
-            | Input::Tick => false,
+            | Input::Tick
+            | Input::Upkeep(_) => false,
         }
     }
 

@@ -83,6 +83,7 @@ impl World {
     /// From here on nothing goes wrong any more.
     pub fn calm_down(&mut self) {
         self.faults = false;
+        self.store.calm_at = Some(self.time);
         self.clients.stop();
         if self.managers.is_empty() {
             self.succeed_manager();

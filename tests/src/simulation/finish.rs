@@ -1,8 +1,10 @@
 //! What must be true of the whole history when everything has come to rest.
 
+use std::collections::BTreeSet;
+
 use amphi_coordination::laws::{self, Violation};
 use amphi_coordination::{EventSink, State, snapshot};
-use amphi_protocol::ids::ShardId;
+use amphi_protocol::ids::{EpicId, ShardId};
 use amphi_protocol::journal::{Decision, Input, Record};
 use amphi_verify::{ExportHeader, ExportLine, check_lines};
 
@@ -37,6 +39,8 @@ pub(super) fn check(world: &mut World) -> Result<(), Violation> {
         return Err(violation("S3", "the numbers of the events have gaps".to_owned()));
     }
     decide_again(world, &live)?;
+    world.check_archive()?;
+    world.check_recoveries(&live)?;
     check_acknowledged(world, &replayed)?;
     check_waiting(world, &replayed)?;
     verify(world)
@@ -96,10 +100,21 @@ fn check_acknowledged(world: &World, state: &State) -> Result<(), Violation> {
     let accepted =
         |record: &Record| record.decisions.iter().flatten().filter(|decision| matches!(decision, Decision::EpicAccepted { .. })).count();
     let count: usize = world.journal.records.iter().map(|(_, record)| accepted(record)).sum();
+    let accepted: BTreeSet<&EpicId> = world
+        .journal
+        .records
+        .iter()
+        .flat_map(|(_, record)| record.decisions.iter().flatten())
+        .filter_map(|decision| match decision {
+            Decision::EpicAccepted { epic, .. } => Some(epic),
+            _ => None,
+        })
+        .collect();
+    let kept = |epic: &EpicId| state.epic(epic).is_some() || state.history().retired.contains_key(epic) || state.history().from.0 > 1;
     let mut acknowledged = 0;
     for (project, key, epic) in world.clients.acknowledged() {
         acknowledged += 1;
-        if state.epic(epic).is_none() {
+        if !accepted.contains(epic) || !kept(epic) {
             return Err(violation("S1", format!("{epic} was acknowledged for {key:?} of {project} and is not in the journal")));
         }
     }

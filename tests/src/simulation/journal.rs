@@ -12,9 +12,18 @@ use super::world::{Event, World};
 const APPEND_TIMEOUT_MS: u64 = 400;
 
 /// What was stored. Sequences count from 1.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct FakeJournal {
+    /// Everything that was ever stored; trimmed records are here for the judges only.
     pub records: Vec<(Rc<Vec<u8>>, Rc<Record>)>,
+    /// The first record that has not been trimmed.
+    pub first: u64,
+}
+
+impl Default for FakeJournal {
+    fn default() -> Self {
+        Self { records: Vec::new(), first: 1 }
+    }
 }
 
 impl FakeJournal {

@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use amphi_coordination::Refusal;
-use amphi_coordination::State;
 use amphi_coordination::laws::{self, Marks};
 use amphi_coordination::liveness::{Liveness, Periods};
 use amphi_coordination::seat::{Action, Answer, Appended, Seat, Ticket};
 use amphi_coordination::snapshot;
-use amphi_protocol::ids::{NodeId, ShardId, Timestamp};
+use amphi_protocol::ids::{NodeId, Timestamp};
 use amphi_protocol::journal::{AttemptNews, Input};
 use amphi_protocol::node::{Heartbeat, NodeCommand, Order};
 
 use super::node::{FENCE_MS, FENCE_TO_DEATH_MS};
+use super::upkeep::{self, Chore};
 use super::world::{Event, Reply, Sender, Verdict, WALL, World};
 
 const TICK_MS: u64 = 150;
@@ -50,6 +50,8 @@ pub(super) struct Manager {
     groups: BTreeMap<u64, Group>,
     reminded: u64,
     marks: Marks,
+    /// Something is being done for the journal.
+    pub chore: bool,
 }
 
 impl Manager {
@@ -90,9 +92,13 @@ impl World {
         }
         let id = self.id();
         let node = NodeId::parse(&format!("manager-{id}")).expect("the id is valid");
-        let mut seat = Seat::new(node, State::new(ShardId(0)));
+        let mut seat = match self.restored(node) {
+            Ok(seat) => seat,
+            Err(violation) => return self.violated(&violation),
+        };
         let snapshot_at = if self.rng.chance(60) { self.rng.below(self.journal.len() + 1) } else { 0 };
-        for (position, (bytes, record)) in self.journal.records.iter().enumerate() {
+        let begins = seat.tail().0;
+        for (position, (bytes, record)) in self.journal.records.iter().enumerate().skip(begins as usize) {
             if position as u64 == snapshot_at && position > 0 {
                 self.tally.seen("snapshot.resumed");
                 match resumed(seat) {
@@ -138,6 +144,7 @@ impl World {
             groups: BTreeMap::new(),
             reminded: self.time,
             marks,
+            chore: false,
         };
         self.managers.insert(id, manager);
         self.lease = id;
@@ -156,7 +163,12 @@ impl World {
     }
 
     pub fn manager_event(&mut self, id: u64, event: Event) {
-        let Some(mut manager) = self.managers.remove(&id) else { return };
+        let Some(mut manager) = self.managers.remove(&id) else {
+            if let Event::ChoreDone { chore, .. } = event {
+                self.chore_orphaned(chore);
+            }
+            return;
+        };
         if manager.paused_until > self.time {
             let delay = manager.paused_until - self.time;
             self.managers.insert(id, manager);
@@ -170,6 +182,7 @@ impl World {
             Event::Pumps { .. } => self.pump(&mut manager),
             Event::Ticks { .. } => self.tick(&mut manager),
             Event::Handles { from, inputs, .. } => self.handle(&mut manager, from, &inputs),
+            Event::ChoreDone { chore, .. } => self.chore_ends(&mut manager, chore),
             other => unreachable!("{other:?} is no event of a Manager"),
         };
         if stays {
@@ -341,6 +354,21 @@ impl World {
             manager.reminded = self.time;
             actions.extend(manager.seat.reminders(Timestamp(now.0.saturating_sub(REMINDER_MS / 2))));
         }
+        self.put(manager, actions);
+        if !manager.chore
+            && manager.seat.is_settled()
+            && let Some(chore) = self.next_chore(manager)
+        {
+            manager.chore = true;
+            let delay = upkeep::duration(self);
+            self.after(delay, upkeep::event(manager.id, chore));
+        }
+        true
+    }
+
+    fn chore_ends(&mut self, manager: &mut Manager, chore: Chore) -> bool {
+        let input = self.chore_done(manager, chore);
+        let actions = input.and_then(|input| manager.seat.take(0, input)).into_iter().collect();
         self.put(manager, actions);
         true
     }

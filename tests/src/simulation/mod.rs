@@ -20,6 +20,7 @@ mod process;
 mod rng;
 pub mod sweep;
 mod tally;
+mod upkeep;
 mod world;
 
 pub use tally::Tally;

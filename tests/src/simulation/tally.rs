@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use amphi_coordination::{AttemptPhase, EpicStatus, InstanceEnd, InstanceState, Refusal};
-use amphi_protocol::journal::{AgentLife, AttemptNews, CancelCause, Decision, EpicEnd, Input, Next, Outcome, Resolution};
+use amphi_protocol::journal::{AgentLife, AttemptNews, CancelCause, Decision, EpicEnd, Input, Next, Outcome, Resolution, Upkeep};
 use amphi_protocol::message::MessageType;
 
 /// Every name that must be reached, by kind.
@@ -38,6 +38,9 @@ const NAMES: &[(&str, &[&str])] = &[
             "clock.back",
             "client.resend",
             "client.conflict",
+            "upkeep.orphan",
+            "snapshot.newest_damaged",
+            "snapshot.all_damaged",
         ],
     ),
     ("epic", &["running", "waiting", "cancelling", "succeeded", "failed", "cancelled", "reopened"]),
@@ -84,6 +87,10 @@ const NAMES: &[(&str, &[&str])] = &[
             "ended",
             "silent",
             "tick",
+            "upkeep_snapshot",
+            "upkeep_segment",
+            "upkeep_retire",
+            "upkeep_history",
         ],
     ),
     (
@@ -110,6 +117,10 @@ const NAMES: &[(&str, &[&str])] = &[
             "node_joined",
             "node_lost",
             "agent_changed",
+            "snapshot_taken",
+            "segment_archived",
+            "epic_retired",
+            "history_over",
         ],
     ),
     ("message", &["task_complete", "error", "status_update"]),
@@ -131,6 +142,9 @@ const NAMES: &[(&str, &[&str])] = &[
             "journal.replayed",
             "snapshot.resumed",
             "snapshot.prefix",
+            "recovery.snapshot",
+            "recovery.archive",
+            "journal.trimmed",
             "group.commit",
         ],
     ),
@@ -224,6 +238,10 @@ impl Tally {
             },
             Input::Silent { .. } => "silent",
             Input::Tick => "tick",
+            Input::Upkeep(Upkeep::SnapshotTaken(_)) => "upkeep_snapshot",
+            Input::Upkeep(Upkeep::SegmentArchived(_)) => "upkeep_segment",
+            Input::Upkeep(Upkeep::Retire(_)) => "upkeep_retire",
+            Input::Upkeep(Upkeep::HistoryOver { .. }) => "upkeep_history",
         };
         self.add("input", name);
     }
@@ -261,6 +279,10 @@ impl Tally {
             Decision::NodeJoined(_) => "node_joined",
             Decision::NodeLost { .. } => "node_lost",
             Decision::AgentChanged { .. } => "agent_changed",
+            Decision::SnapshotTaken { .. } => "snapshot_taken",
+            Decision::SegmentArchived { .. } => "segment_archived",
+            Decision::EpicRetired { .. } => "epic_retired",
+            Decision::HistoryOver { .. } => "history_over",
         };
         self.add("decision", name);
     }

@@ -17,6 +17,7 @@ use super::observer::Observer;
 use super::process::Processes;
 use super::rng::Rng;
 use super::tally::Tally;
+use super::upkeep::{Chore, Store};
 use super::{Options, finish};
 
 /// Steps after the last fault within which everything must have come to its end.
@@ -84,6 +85,7 @@ pub(super) enum Event {
     ReadArrives { manager: u64 },
     LastRead { manager: u64, last: Option<(u64, Rc<Vec<u8>>)> },
     ManagerStarts,
+    ChoreDone { manager: u64, chore: Chore },
     Acts { manager: u64 },
     Pumps { manager: u64 },
     Ticks { manager: u64 },
@@ -117,6 +119,7 @@ pub(super) struct World {
     pub step: u64,
     pub faults: bool,
     pub persons_answer: bool,
+    pub store: Store,
     events: BTreeMap<(u64, u64), Event>,
     scheduled: u64,
     last_arrival: u64,
@@ -139,6 +142,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let nodes = FakeNode::layout(&mut rng);
         let persons_answer = rng.chance(70);
+        let store = Store::new(&mut rng);
         let mut world = Self {
             seed,
             options,
@@ -147,6 +151,7 @@ impl World {
             step: 0,
             faults: true,
             persons_answer,
+            store,
             events: BTreeMap::new(),
             scheduled: 0,
             last_arrival: 0,
@@ -229,6 +234,7 @@ impl World {
             | Event::Acts { manager }
             | Event::Pumps { manager }
             | Event::Ticks { manager }
+            | Event::ChoreDone { manager, .. }
             | Event::Handles { manager, .. } => self.manager_event(manager, event),
             Event::Request { from, inputs } => self.request_arrives(from, inputs),
             Event::Heartbeat { node, sent_at, heartbeat } => self.heartbeat_arrives(node, sent_at, &heartbeat),
@@ -324,6 +330,7 @@ impl World {
             && leader.is_idle()
             && self.processes.is_empty()
             && self.clients.is_settled()
+            && self.store.is_quiet(self.time)
             && self.nodes.iter().all(FakeNode::is_quiet)
     }
 

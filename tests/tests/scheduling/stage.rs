@@ -75,6 +75,7 @@ impl Stage {
             commit_id: format!("commit-{}", self.state.index),
             prev_hash: self.hash.clone(),
             seq,
+            snapshot: self.state.history().marker,
             inputs: vec![input],
             decisions: vec![decisions.clone()],
         };

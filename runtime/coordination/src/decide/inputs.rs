@@ -39,6 +39,7 @@ impl Deciding<'_> {
             Input::Attempt(report) => self.attempt(report),
             Input::Silent { attempt, cause } => self.silent(attempt, *cause),
             Input::Tick => self.tick(),
+            Input::Upkeep(upkeep) => self.upkeep(upkeep),
         }
     }
 
@@ -51,7 +52,7 @@ impl Deciding<'_> {
             let message = format!("the id {:?} was used for another document (epic {epic})", submission.key);
             return Err(Refusal::error(ErrorCode::SubmitConflict, message, "use a new id for a new document"));
         }
-        if self.state.epics.contains_key(&submission.epic) {
+        if self.state.epics.contains_key(&submission.epic) || self.state.history.retired.contains_key(&submission.epic) {
             return Err(Refusal::Error(ApiError::new(ErrorCode::Internal, format!("epic id {} is taken", submission.epic))));
         }
         if submission.spec.get().is_none() {
@@ -265,6 +266,15 @@ fn conflict(message: impl Into<String>) -> Refusal {
 
 impl State {
     fn known(&self, id: &EpicId) -> Result<&crate::epic::Epic, Refusal> {
-        self.epics.get(id).ok_or_else(|| Refusal::Error(ApiError::new(ErrorCode::EpicNotFound, format!("there is no epic {id}"))))
+        self.epics.get(id).ok_or_else(|| {
+            if self.history.retired.contains_key(id) {
+                return Refusal::error(
+                    ErrorCode::StateConflict,
+                    format!("epic {id} has ended and was put away"),
+                    "it can still be looked at; to run it again, submit it under a new id",
+                );
+            }
+            Refusal::Error(ApiError::new(ErrorCode::EpicNotFound, format!("there is no epic {id}")))
+        })
     }
 }

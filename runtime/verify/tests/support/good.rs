@@ -1,7 +1,9 @@
 //! Journals in which every law holds. Together they bring about every situation that a journal can show.
 
 use amphi_protocol::ids::{AttemptRef, Incarnation, IncidentId, Timestamp};
-use amphi_protocol::journal::{AgentLife, AgentReport, AttemptNews, CancelCause, Decision, EpicEnd, Input, Next, Outcome, Resolution};
+use amphi_protocol::journal::{
+    AgentLife, AgentReport, AttemptNews, CancelCause, Decision, EpicEnd, Input, Next, Outcome, Resolution, Upkeep,
+};
 use serde_json::json;
 
 use super::{Journal, agent, ended, epic, node, node_info, retry, spec, task};
@@ -27,7 +29,26 @@ pub fn all() -> Vec<(&'static str, Journal)> {
         ("large-specification", large_specification()),
         ("new-leader", new_leader()),
         ("unserved-request", unserved_request()),
+        ("upkeep", upkeep()),
     ]
+}
+
+/// Snapshots, archived stretches, an epic that is put away, history that is over.
+fn upkeep() -> Journal {
+    let mut journal = Journal::with_workers(1);
+    journal.submit("first", spec(vec![task("a", json!({}))], json!({})), vec![]);
+    journal.run("first", 0, W1, vec![ended("first", EpicEnd::Succeeded)]);
+    let one = journal.snapshot(None);
+    journal.submit("second", spec(vec![task("a", json!({}))], json!({})), vec![]);
+    let two = journal.snapshot(Some(one.clone()));
+    journal.archive(1, one.index.0 - 1);
+    journal.archive(one.index.0, one.index.0);
+    journal.retire("first");
+    journal.run("second", 0, W1, vec![ended("second", EpicEnd::Succeeded)]);
+    journal.snapshot(Some(two));
+    let from = one.index.next();
+    journal.commit(Input::Upkeep(Upkeep::HistoryOver { from }), vec![Decision::HistoryOver { from }]);
+    journal
 }
 
 fn phases() -> Journal {

@@ -14,8 +14,8 @@ use amphi_protocol::ids::{
     Token,
 };
 use amphi_protocol::journal::{
-    AgentInfo, AttemptEnd, AttemptNews, AttemptReport, Decision, EpicEnd, Input, Next, NodeInfo, Outcome, Record, SCHEMA, SpecRef,
-    Submission,
+    AgentInfo, AttemptEnd, AttemptNews, AttemptReport, Decision, EpicEnd, Input, Next, NodeInfo, Outcome, Record, Retiring, SCHEMA,
+    SegmentRef, SnapshotRef, SpecRef, Submission, Upkeep,
 };
 use amphi_verify::{ExportHeader, ExportLine};
 use serde_json::{Value, json};
@@ -174,6 +174,7 @@ impl Journal {
             commit_id: String::new(),
             prev_hash: String::new(),
             seq: EventSeq(0),
+            snapshot: None,
             inputs: Vec::new(),
             decisions: Vec::new(),
         };
@@ -220,6 +221,34 @@ impl Journal {
         self.lines.push(ExportLine::Document { hash: reference.hash.clone(), json });
         let (input, accepted) = submission(id, id, &reference, &project);
         self.commit(input, vec![accepted]);
+    }
+
+    /// A snapshot of the last commit is put on record.
+    pub fn snapshot(&mut self, older: Option<SnapshotRef>) -> SnapshotRef {
+        let (index, hash) = (CommitIndex(self.next.index.0 - 1), self.next.prev_hash.clone());
+        let snapshot = SnapshotRef { object: format!("snapshot-{hash}"), bytes: 100, digest: hash.clone(), index, hash };
+        self.record_snapshot(&snapshot, older);
+        snapshot
+    }
+
+    pub fn record_snapshot(&mut self, snapshot: &SnapshotRef, older: Option<SnapshotRef>) {
+        self.next.snapshot = Some(self.next.index);
+        let decision = Decision::SnapshotTaken { snapshot: snapshot.clone(), older };
+        self.commit(Input::Upkeep(Upkeep::SnapshotTaken(snapshot.clone())), vec![decision]);
+    }
+
+    /// Records `from` to `to` are archived.
+    pub fn archive(&mut self, from: u64, to: u64) {
+        let object = format!("segment-{}", self.next.prev_hash);
+        let segment = SegmentRef { from: CommitIndex(from), to: CommitIndex(to), until: self.next.now_ms, object, bytes: 100 };
+        self.commit(Input::Upkeep(Upkeep::SegmentArchived(segment.clone())), vec![Decision::SegmentArchived { segment }]);
+    }
+
+    /// The ended epic is put away.
+    pub fn retire(&mut self, id: &str) {
+        let view = format!("epic-{}", self.next.prev_hash);
+        let retiring = Retiring { epic: epic(id), ended_at: self.next.now_ms, view: view.clone() };
+        self.commit(Input::Upkeep(Upkeep::Retire(vec![retiring])), vec![Decision::EpicRetired { epic: epic(id), view }]);
     }
 
     /// One record with one input, 100 ms later.

@@ -20,6 +20,10 @@ pub fn all() -> Vec<(Law, &'static str, Journal)> {
         (Law::S3, "broken-hash-chain", broken_chain()),
         (Law::S3, "time-goes-back", time_goes_back()),
         (Law::S3, "missing-position", missing_position()),
+        (Law::S3, "snapshot-of-another-record", snapshot_of_another_record()),
+        (Law::S3, "gap-in-the-archive", gap_in_the_archive()),
+        (Law::S3, "archived-what-recovery-needs", archived_too_much()),
+        (Law::S3, "points-to-another-snapshot", points_elsewhere()),
         (Law::S4, "two-open-attempts", two_open_attempts()),
         (Law::S5, "ended-twice", ended_twice()),
         (Law::S5, "assigned-after-end", assigned_after_end()),
@@ -49,9 +53,53 @@ pub fn all() -> Vec<(Law, &'static str, Journal)> {
         (Law::S15, "report-of-a-former-life", report_of_a_former_life()),
         (Law::S18, "cycle", cycle()),
         (Law::L2, "ended-too-early", ended_too_early()),
+        (Law::L2, "put-away-before-its-end", put_away_early()),
         (Law::L2, "unknown-and-nobody-asked", nobody_asked()),
         (Law::L7, "retried-beyond-policy", retried_beyond_policy()),
     ]
+}
+
+fn snapshot_of_another_record() -> Journal {
+    let mut journal = one_task(json!({}));
+    let mut snapshot = journal.snapshot(None);
+    journal.run("e", 0, W1, vec![ended("e", EpicEnd::Succeeded)]);
+    let older = snapshot.clone();
+    snapshot.index = snapshot.index.next();
+    journal.record_snapshot(&snapshot, Some(older));
+    journal
+}
+
+fn with_snapshots() -> Journal {
+    let mut journal = one_task(json!({}));
+    let older = journal.snapshot(None);
+    journal.run("e", 0, W1, vec![ended("e", EpicEnd::Succeeded)]);
+    journal.snapshot(Some(older));
+    journal
+}
+
+fn gap_in_the_archive() -> Journal {
+    let mut journal = with_snapshots();
+    journal.archive(2, 3);
+    journal
+}
+
+fn archived_too_much() -> Journal {
+    let mut journal = with_snapshots();
+    journal.archive(1, 5);
+    journal
+}
+
+fn points_elsewhere() -> Journal {
+    let mut journal = with_snapshots();
+    journal.next.snapshot = Some(CommitIndex(1));
+    journal.join("node-2", 10, 1);
+    journal
+}
+
+fn put_away_early() -> Journal {
+    let mut journal = one_task(json!({}));
+    journal.retire("e");
+    journal
 }
 
 /// One task `a` in an epic `e`, two workers.
