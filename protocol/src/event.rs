@@ -109,6 +109,8 @@ event_types! {
     TaskCancelled = "task.cancelled",
     /// Its condition was false.
     TaskSkipped = "task.skipped",
+    /// Its `undo` took it back; data: `exit_code`. All events of such a run have `undo: true` in their data.
+    TaskUndone = "task.undone",
     /// Nobody knows whether it did its work.
     TaskUnknown = "task.unknown",
     /// A lock was granted; data: `resource`, `mode`, `token`.
@@ -117,7 +119,7 @@ event_types! {
     LockReleased = "lock.released",
     /// A lease ended; data: `resource`, `token`.
     LockExpired = "lock.expired",
-    /// A question for a person; data: `incident`, `summary`.
+    /// A question for a person; data: `incident`, `kind`, `summary`.
     IncidentOpened = "incident.opened",
     /// The answer; data: `incident`, `resolution`, `by`.
     IncidentResolved = "incident.resolved",

@@ -20,6 +20,9 @@ pub struct EpicView {
     pub priority: u8,
     /// `running`, `waiting`, `cancelling`, `succeeded`, `failed`, `cancelled`.
     pub state: String,
+    /// It is to be undone, or being undone, before it ends.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub undoing: bool,
     /// Resolved inputs.
     pub inputs: BTreeMap<String, Value>,
     /// Who sent it.
@@ -38,6 +41,10 @@ pub struct EpicView {
     pub next: Option<String>,
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 /// A task instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskView {
@@ -47,7 +54,7 @@ pub struct TaskView {
     pub task: String,
     /// `run`, `tool` …
     pub kind: String,
-    /// `blocked`, `waiting`, `ready`, `assigned`, `running`, `retrying`, `succeeded`, `failed`, `cancelled`, `skipped`, `unknown`.
+    /// `blocked`, `waiting`, `ready`, `assigned`, `running`, `retrying`, `succeeded`, `failed`, `cancelled`, `skipped`, `unknown`, `undone`.
     pub state: String,
     /// From 1.
     pub run: u32,
@@ -84,6 +91,9 @@ pub struct TaskView {
     pub phase: Option<String>,
     /// 0 to 4.
     pub priority: u8,
+    /// The run that is shown is that of its `undo`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub undo: bool,
 }
 
 /// A page of epics.
@@ -262,7 +272,7 @@ pub struct IncidentView {
     pub incident: String,
     /// `open` or `resolved`.
     pub state: String,
-    /// `unknown_outcome`.
+    /// `unknown_outcome`, `undo_failed`.
     pub kind: String,
     /// Its epic.
     pub epic: String,

@@ -159,7 +159,6 @@ fn the_top_of_a_document_is_checked() {
     refused(&doc("taks: { a: { run: b } }\n"), &[(Limit, 1, 1), (UnknownKey, 3, 1)]);
     refused(&doc("priority: 5\nproject: ../x\ntasks: { a: { run: b } }\n"), &[(Type, 3, 11), (Type, 4, 10)]);
     refused(&doc("priority: .nan\ntasks: { a: { run: b } }\n"), &[(Type, 3, 11)]);
-    refused(&doc("on_failure: undo\ntasks: { a: { run: b } }\n"), &[(Unsupported, 3, 13)]);
     refused(&doc("on_failure: maybe\ntasks: { a: { run: b } }\n"), &[(Type, 3, 13)]);
     refused(&doc("budget: { usd: 6.00, tokens: 2M, wall: 45m, on_exceed: pause }\ntasks: { a: { run: b } }\n"), &[(Unsupported, 3, 9)]);
     refused(&doc("title: \"${{ tasks.a.outputs.x }}\"\ntasks: { a: { run: b } }\n"), &[(Type, 3, 8)]);
@@ -443,11 +442,45 @@ fn the_rest_of_a_task_is_checked() {
 }
 
 #[test]
-fn an_undo_is_checked_and_warned_about() {
-    let compiled = compile(&doc("tasks:\n  a: { run: x, undo: { run: y, timeout: 20m } }\n"), &options());
+fn an_undo_is_a_task_that_inherits_what_it_does_not_say() {
+    let text = "on_failure: undo\ndefaults: { retry: 2, env: { D: d } }\ntasks:\n  a:\n    run: x\n    timeout: 1s\n    retry: 0\n    \
+                workdir: w\n    stuck_after: 9s\n    env: { A: a, B: b }\n    locks: { write: [db] }\n    skills: [docker]\n    undo:\n      \
+                tool: noop\n      with: { id: '${{ tasks.a.outputs.id }}' }\n      env: { B: c }\n";
+    let compiled = compile(&doc(text), &options());
     assert_eq!(compiled.problems, vec![]);
-    assert_eq!(compiled.warnings.iter().map(|w| w.code).collect::<Vec<_>>(), [Unsupported]);
+    let spec = compiled.spec.unwrap();
+    assert_eq!(spec.on_failure, amphi_protocol::document::OnFailure::Undo);
+    let (task, undo) = (&spec.tasks[0], spec.tasks[0].undo.as_ref().unwrap());
+    assert_eq!(undo.work.kind(), "tool");
+    assert_eq!((&undo.locks, &undo.skills, &undo.workdir, undo.priority), (&task.locks, &task.skills, &task.workdir, task.priority));
+    assert_eq!((undo.stuck_after_ms, undo.timeout_ms, undo.retry.attempts), (9_000, None, 3));
+    let env: Vec<_> = undo.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(env, ["A=a", "B=c", "D=d"]);
+    assert_eq!(undo.references.iter().map(ToString::to_string).collect::<Vec<_>>(), ["tasks.a.outputs.id"]);
+    assert_eq!(task.references, vec![], "what only the undo reads is no reference of the task");
+}
+
+#[test]
+fn an_undo_may_read_its_own_task_and_what_comes_before_it() {
+    let of = |undo: &str| doc(&format!("tasks:\n  a: {{ run: x, outputs: {{ o: string }} }}\n  b: {{ run: y, needs: [a], undo: {undo} }}\n  c: {{ run: z }}\n"));
+    for fine in ["a", "b"] {
+        let compiled = compile(&of(&format!("{{ run: 'echo ${{{{ tasks.{fine}.outputs.o }}}}' }}")), &options());
+        assert_eq!(compiled.problems, vec![], "{fine}");
+    }
+    refused(&of("{ run: 'echo ${{ tasks.c.outputs.o }}' }"), &[(Type, 5, 41)]);
+    refused(&of("{ run: 'echo ${{ tasks.a.outputs.p }}' }"), &[(Type, 5, 41)]);
+    refused(&doc("tasks:\n  b: { run: 'echo ${{ tasks.b.outputs.o }}', undo: { run: y } }\n"), &[(Type, 4, 13)]);
+    let matrix = "tasks:\n  b: { run: y, matrix: { i: 1..2 }, undo: { run: 'echo ${{ tasks.b.outputs.o }} ${{ matrix.i }}' } }\n";
+    assert_eq!(compile(&doc(matrix), &options()).problems, vec![], "each instance reads its own");
+}
+
+#[test]
+fn an_undo_is_checked_like_a_task() {
     refused(&doc("tasks:\n  a: { run: x, undo: { timeout: 20 } }\n"), &[(Type, 4, 22), (Type, 4, 33)]);
+    refused(&doc("tasks:\n  a: { run: x, undo: { prompt: y } }\n"), &[(Unsupported, 4, 24)]);
+    refused(&doc("tasks:\n  a: { run: x, undo: { run: y, locks: { write: [a] } } }\n"), &[(UnknownKey, 4, 32)]);
+    refused(&doc("tasks:\n  a: { run: x, undo: y }\n"), &[(Type, 4, 22)]);
+    refused(&doc("tasks:\n  a: { run: x, undo: { run: y, env: { AMPHI_X: y }, retry: -1 } }\n"), &[(Type, 4, 39), (Type, 4, 60)]);
 }
 
 #[test]

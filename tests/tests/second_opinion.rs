@@ -127,6 +127,13 @@ fn random_task(chance: &mut Chance, position: usize, phases: usize) -> Value {
         set("timeout_ms", json!(2_000));
     }
     set("optional", json!(chance.one_in(5)));
+    if chance.one_in(2) {
+        let mut undo = task.clone();
+        let given = ["phase", "needs", "matrix", "max_parallel", "fail_fast", "condition", "optional"];
+        given.iter().for_each(|key| _ = undo.as_object_mut().expect("a task is an object").remove(*key));
+        undo["retry"]["attempts"] = json!(1 + chance.below(3));
+        task["undo"] = undo;
+    }
     task
 }
 
@@ -137,6 +144,7 @@ fn random_spec(chance: &mut Chance) -> Arc<EpicSpec> {
     let workspace = if chance.one_in(2) { json!("none") } else { json!({"path": chance.pick(&["/srv/a", "/srv/b"])}) };
     let spec = json!({
         "name": "chance", "project": chance.pick(&["one", "two"]), "priority": 2, "tasks": tasks, "phases": names, "workspace": workspace,
+        "on_failure": chance.pick(&["stop", "undo"]),
     });
     Arc::new(serde_json::from_value(spec).expect("the generator writes specifications"))
 }
@@ -187,6 +195,9 @@ impl World {
             Decision::Assigned { attempt, agent, node, incarnation, token } => {
                 let (spec, plan) = &self.specs[&attempt.epic];
                 let task = &spec.tasks[plan.instances[attempt.i as usize].task as usize];
+                let epic = self.state.epic(&attempt.epic).expect("an assigned attempt has an epic");
+                let undoes = epic.instances[attempt.i as usize].undo;
+                let task = if undoes { task.undo.as_deref().expect("only what has an undo is undone") } else { task };
                 let report = AttemptReport {
                     node: node.clone(),
                     incarnation: *incarnation,
@@ -319,8 +330,9 @@ impl World {
         let (epic, by) = (self.chance.pick(&ids), "local".to_owned());
         let count = self.specs[&epic].1.instances.len();
         let instances = vec![self.chance.below(count) as u32];
+        let undo = self.chance.one_in(2);
         match self.chance.below(6) {
-            0 => self.offer(Input::CancelEpic { epic, by }),
+            0 => self.offer(Input::CancelEpic { epic, by, undo }),
             1 => self.offer(Input::CancelTask { epic, instances, by }),
             _ => self.offer(Input::RetryTask { epic, instances, by }),
         };

@@ -83,6 +83,7 @@ fn task(shape: Shape, position: u32, count: u32) -> TaskSpec {
         priority: 2,
         reference: None,
         references: Vec::new(),
+        undo: None,
     }
 }
 

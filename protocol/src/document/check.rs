@@ -37,6 +37,8 @@ pub(super) struct Draft {
     pub links: Links,
     /// References to outputs, each with its place.
     pub outputs_read: Vec<(Reference, Place)>,
+    /// The same of its `undo`, which may read the task's own outputs too.
+    pub undo_reads: Vec<(Reference, Place)>,
 }
 
 /// Which references a text may hold.

@@ -139,9 +139,7 @@ impl<'d> Check<'d> {
         if let Some(entry) = field("phases") {
             self.phases(entry);
         }
-        if let Some(entry) = field("on_failure") {
-            self.on_failure(&entry.value);
-        }
+        let on_failure = field("on_failure").map(|entry| self.on_failure(&entry.value)).unwrap_or_default();
         let title = field("title").and_then(|entry| self.title(&entry.value));
         let workspace = field("workspace").and_then(|entry| self.workspace(entry)).unwrap_or_default();
         let resources = field("resources").map(|entry| self.resources(&entry.value)).unwrap_or_default();
@@ -155,7 +153,7 @@ impl<'d> Check<'d> {
             workspace,
             phases: self.phases.clone(),
             resources,
-            on_failure: OnFailure::Stop,
+            on_failure,
             reference,
             tasks: Vec::new(),
         })
@@ -250,15 +248,16 @@ impl<'d> Check<'d> {
         }
     }
 
-    fn on_failure(&mut self, node: &Node) {
+    fn on_failure(&mut self, node: &Node) -> OnFailure {
         match read::text(&mut self.report, node, "on_failure") {
-            Some("undo") => self.unsupported(node.place, "`on_failure: undo`", "use `on_failure: stop`"),
+            Some("undo") => return OnFailure::Undo,
             Some("stop") | None => {}
             Some(other) => {
                 let message = format!("on_failure cannot be `{}`", shown(other));
                 self.report.error_hint(node.place, ErrorCode::EpicType, message, "expected stop or undo");
             }
         }
+        OnFailure::Stop
     }
 
     fn workspace(&mut self, entry: &Entry) -> Option<Workspace> {
@@ -413,10 +412,15 @@ impl<'d> Check<'d> {
         let mut pairs = Vec::new();
         let mut about = Vec::new();
         for (position, draft) in (0u32..).zip(drafts) {
-            for (reference, place) in &draft.outputs_read {
+            let reads = draft.outputs_read.iter().map(|read| (read, false));
+            for ((reference, place), of_undo) in reads.chain(draft.undo_reads.iter().map(|read| (read, true))) {
                 let Reference::Output { task, output } = reference else { continue };
                 let Some(source) = self.task_position(*place, task.as_str()) else { continue };
-                self.output(*place, reference, &drafts[source as usize], output);
+                let own = of_undo && source == position;
+                self.output(*place, reference, &drafts[source as usize], (output, own));
+                if own {
+                    continue;
+                }
                 pairs.push((position, source));
                 about.push((*place, reference));
             }
@@ -432,8 +436,9 @@ impl<'d> Check<'d> {
         }
     }
 
-    fn output(&mut self, place: Place, reference: &Reference, source: &Draft, output: &str) {
-        if !source.spec.matrix.is_empty() {
+    /// An undo may read its `own` outputs, also of an instance of a matrix.
+    fn output(&mut self, place: Place, reference: &Reference, source: &Draft, (output, own): (&str, bool)) {
+        if !source.spec.matrix.is_empty() && !own {
             let message = format!("`{reference}` has no single value: `{}` has a matrix", source.spec.name);
             self.report.error_hint(place, ErrorCode::EpicType, message, "let one task without a matrix collect the values");
         } else if !source.spec.outputs.is_empty() && !source.spec.outputs.contains_key(output) {

@@ -24,6 +24,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod texts;
+mod undo;
 mod yaml;
 
 pub use compile::{compile, compile_bytes};

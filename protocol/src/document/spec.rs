@@ -59,6 +59,8 @@ pub enum OnFailure {
     /// Running tasks end, nothing new starts except by `always()` or `failure()`.
     #[default]
     Stop,
+    /// The same, and when everything has ended, what succeeded and has an `undo` is undone, the last first.
+    Undo,
 }
 
 /// What an epic declares about a resource.
@@ -140,6 +142,10 @@ pub struct TaskSpec {
     /// Everything that its texts refer to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<Reference>,
+    /// What takes it back after it succeeded: complete, with the demand, the locks and the priority that the undo's run has. Where it
+    /// stands in the graph (phase, needs, matrix) is the task's own affair; these are empty here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<Box<TaskSpec>>,
 }
 
 fn is_false(value: &bool) -> bool {

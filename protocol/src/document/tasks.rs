@@ -20,22 +20,22 @@ const ATTEMPTS_MAX: u32 = 1000;
 const ENTRIES_MAX: usize = 256;
 
 /// The keys of a task and of the defaults behind it.
-struct Fields<'d, 'm> {
-    own: HashMap<&'d str, &'d Entry>,
-    defaults: &'m HashMap<&'d str, &'d Entry>,
+pub(super) struct Fields<'d, 'm> {
+    pub own: HashMap<&'d str, &'d Entry>,
+    pub defaults: &'m HashMap<&'d str, &'d Entry>,
 }
 
 impl<'d> Fields<'d, '_> {
-    fn own(&self, key: &str) -> Option<&'d Node> {
+    pub fn own(&self, key: &str) -> Option<&'d Node> {
         self.own.get(key).map(|entry| &entry.value)
     }
 
-    fn get(&self, key: &str) -> Option<&'d Node> {
+    pub fn get(&self, key: &str) -> Option<&'d Node> {
         self.own(key).or_else(|| self.defaults.get(key).map(|entry| &entry.value))
     }
 
     /// `agent` and `skills` are one choice: a task that makes it does not inherit the other half.
-    fn staffing(&self, key: &str) -> Option<&'d Node> {
+    pub fn staffing(&self, key: &str) -> Option<&'d Node> {
         if self.own.contains_key("agent") || self.own.contains_key("skills") { self.own(key) } else { self.get(key) }
     }
 }
@@ -54,14 +54,14 @@ impl<'d> Check<'d> {
         let mut refs = References { axes: &axes, all: BTreeSet::new(), outputs: Vec::new() };
         let is_mapping = matches!(entry.value.kind, Kind::Map(_));
         let work = if is_mapping { self.work(entry.place, &what, &listed, &mut refs) } else { empty_work() };
-        self.later_keys(&fields, &what, &axes);
+        self.later_keys(&fields, &what);
         let phase = fields.own("phase").and_then(|node| self.phase(node));
         let needs = fields.own("needs").and_then(|node| self.needs(node));
         let locks = fields.get("locks").map(|node| self.locks(node, &mut refs)).unwrap_or_default();
         let env = self.env(&fields, &mut refs);
         let (agent, skills) = self.staff(&fields);
         let References { all, outputs: outputs_read, .. } = refs;
-        let spec = TaskSpec {
+        let mut spec = TaskSpec {
             name,
             phase,
             needs: needs.clone(),
@@ -91,14 +91,23 @@ impl<'d> Check<'d> {
             reference: fields.own("ref").and_then(|node| self.outside_reference(node)),
             references: all.into_iter().collect(),
             matrix: axes,
+            undo: None,
         };
+        let mut undo_reads = Vec::new();
+        if let Some(node) = fields.own("undo")
+            && is_mapping
+        {
+            let (undo, read) = self.undo(node, &fields, &spec);
+            undo_reads = read;
+            spec.undo = undo.map(Box::new);
+        }
         if let Some(node) = fields.own("optional")
             && spec.optional
             && fields.own.contains_key("approve")
         {
             self.report.wrong(node.place, "`approve` cannot be optional");
         }
-        Draft { spec, place: entry.place, links: Links { needs, phase }, outputs_read }
+        Draft { spec, place: entry.place, links: Links { needs, phase }, outputs_read, undo_reads }
     }
 
     /// Checks a default by itself, so that a mistake is found even if no task uses it.
@@ -144,12 +153,9 @@ impl<'d> Check<'d> {
     }
 
     /// Keys that mean nothing for this kind, or nothing in this release.
-    fn later_keys(&mut self, fields: &Fields<'_, '_>, what: &str, axes: &[MatrixAxis]) {
+    fn later_keys(&mut self, fields: &Fields<'_, '_>, what: &str) {
         if let Some(node) = fields.own("budget") {
             self.budget(node);
-        }
-        if let Some(node) = fields.own("undo") {
-            self.undo(node, axes);
         }
         for key in keys::PROMPT_ONLY {
             if let Some(entry) = fields.own.get(*key)
@@ -163,23 +169,6 @@ impl<'d> Check<'d> {
                 && fields.get("matrix").is_none()
             {
                 self.report.warn(entry.place, ErrorCode::EpicType, format!("`{key}` means nothing without a `matrix`"), None);
-            }
-        }
-    }
-
-    /// Checks an `undo`. It is kept out of the specification: nothing runs it under `on_failure: stop`.
-    fn undo(&mut self, node: &Node, axes: &[MatrixAxis]) {
-        let place = node.place;
-        self.report.warn(place, ErrorCode::EpicKindUnsupported, "`undo` is not run: this epic stops on a failure", None);
-        let Some(fields) = read::fields(&mut self.report, node, "undo", &[keys::KINDS, keys::UNDO]) else { return };
-        let mut refs = References { axes, all: BTreeSet::new(), outputs: Vec::new() };
-        self.work(place, "undo", &fields, &mut refs);
-        if let Some(timeout) = fields.iter().find(|field| field.key == "timeout") {
-            read::duration(&mut self.report, &timeout.value, "timeout", 1);
-        }
-        for (reference, place) in refs.outputs {
-            if let crate::document::Reference::Output { task, .. } = &reference {
-                self.task_position(place, task.as_str());
             }
         }
     }
@@ -243,7 +232,7 @@ impl<'d> Check<'d> {
         Condition::Success
     }
 
-    fn retry(&mut self, node: &Node) -> Option<RetryPolicy> {
+    pub(super) fn retry(&mut self, node: &Node) -> Option<RetryPolicy> {
         if !matches!(node.kind, Kind::Map(_)) {
             let again = read::integer(&mut self.report, node, "retry", 0..=ATTEMPTS_MAX - 1)?;
             return Some(RetryPolicy { attempts: again + 1, backoff_ms: 0, max_ms: BACKOFF_MS_MAX_DEFAULT, on: RetryCause::ALL.to_vec() });
@@ -315,7 +304,7 @@ impl<'d> Check<'d> {
     }
 
     /// The environment: a task's own variables over those of the defaults.
-    fn env(&mut self, fields: &Fields<'d, '_>, refs: &mut References<'_>) -> BTreeMap<String, String> {
+    pub(super) fn env(&mut self, fields: &Fields<'d, '_>, refs: &mut References<'_>) -> BTreeMap<String, String> {
         let mut env = BTreeMap::new();
         let layers = [fields.defaults.get("env").map(|entry| &entry.value), fields.own("env")];
         let own: HashSet<&str> = match fields.own("env").map(|node| &node.kind) {
@@ -361,7 +350,7 @@ impl<'d> Check<'d> {
         Some(text.to_owned())
     }
 
-    fn workdir(&mut self, node: &Node) -> Option<String> {
+    pub(super) fn workdir(&mut self, node: &Node) -> Option<String> {
         let text = read::text(&mut self.report, node, "workdir")?;
         let fits = !text.is_empty()
             && text.len() <= 1024
@@ -401,7 +390,7 @@ impl<'d> Check<'d> {
         Some(text.to_owned())
     }
 
-    fn staff(&mut self, fields: &Fields<'_, '_>) -> (Option<RoleName>, Vec<String>) {
+    pub(super) fn staff(&mut self, fields: &Fields<'_, '_>) -> (Option<RoleName>, Vec<String>) {
         let agent = fields.staffing("agent").and_then(|node| self.role(node));
         let Some(node) = fields.staffing("skills") else { return (agent, Vec::new()) };
         let mut skills = self.words(node, "skills");

@@ -19,6 +19,13 @@ pub(super) enum Part<'t> {
     Open,
 }
 
+impl Part<'_> {
+    /// True if it is this reference.
+    pub(super) fn names(&self, reference: &Reference) -> bool {
+        matches!(self, Self::Reference(Ok(named)) if named == reference)
+    }
+}
+
 /// The parts of `text`, each with the byte where it begins.
 pub(super) fn parts(text: &str) -> Vec<(usize, Part<'_>)> {
     let mut parts = Vec::new();

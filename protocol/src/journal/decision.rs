@@ -42,6 +42,18 @@ pub enum Decision {
         epic: EpicId,
         /// Who asked.
         by: String,
+        /// What succeeded and has an `undo` is undone before it ends.
+        #[serde(default, skip_serializing_if = "is_false")]
+        undo: bool,
+    },
+    /// Everything of the epic has ended, and an instance that succeeded is taken back: a new run of it does its `undo`.
+    UndoStarted {
+        /// The epic.
+        epic: EpicId,
+        /// The instance; of those that succeeded and are not undone yet, the one that ended last.
+        i: u32,
+        /// The new run.
+        run: u32,
     },
     /// The epic is over.
     EpicEnded {
@@ -147,6 +159,9 @@ pub enum Decision {
         attempt: AttemptRef,
         /// A line for people.
         summary: String,
+        /// What is asked.
+        #[serde(default, skip_serializing_if = "IncidentKind::is_unknown_outcome")]
+        kind: IncidentKind,
     },
     /// The answer.
     IncidentResolved {
@@ -218,4 +233,33 @@ pub enum EpicEnd {
     Failed,
     /// Somebody cancelled it.
     Cancelled,
+}
+
+/// What a person is asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IncidentKind {
+    /// Whether an attempt did its work that must not be repeated; its task waits for the answer.
+    #[default]
+    UnknownOutcome,
+    /// An `undo` failed for good, so that somebody has to look at what it left; nothing waits for the answer.
+    UndoFailed,
+}
+
+impl IncidentKind {
+    /// The word that users read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownOutcome => "unknown_outcome",
+            Self::UndoFailed => "undo_failed",
+        }
+    }
+
+    fn is_unknown_outcome(&self) -> bool {
+        *self == Self::UnknownOutcome
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-pub use decision::{Decision, EpicEnd};
+pub use decision::{Decision, EpicEnd, IncidentKind};
 pub use upkeep::{Retiring, SegmentRef, SnapshotRef, Upkeep};
 
 use crate::document::EpicSpec;
@@ -150,6 +150,9 @@ pub enum Input {
         epic: EpicId,
         /// Who asked.
         by: String,
+        /// What succeeded and has an `undo` is undone before it ends.
+        #[serde(default, skip_serializing_if = "is_false")]
+        undo: bool,
     },
     /// A client cancels one task (all its instances, or one).
     CancelTask {
@@ -204,6 +207,10 @@ pub enum Input {
     Tick,
     /// The journal's own keeping.
     Upkeep(Upkeep),
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// An epic as it reaches the Manager. The specification itself is journalled with the decision, not twice.

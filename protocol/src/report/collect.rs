@@ -155,7 +155,7 @@ impl History {
     fn task_event(&mut self, event: &Event, name: &str, at: Mark) -> Result<(), ReportError> {
         let broken = || ReportError::Broken { seq: at.seq, kind: event.kind.as_str() };
         match event.kind {
-            EventType::TaskReady => self.became_ready(name, at),
+            EventType::TaskReady => self.became_ready(name, at, is_undo(event)),
             EventType::TaskWaiting => {
                 let reason = event.data.get("reason").and_then(Value::as_str).map(str::to_owned);
                 if let Some(ready) = &mut self.task(name).ready {
@@ -188,6 +188,9 @@ impl History {
                 self.attempt_ended(event, name, at);
             }
             EventType::TaskSucceeded => self.run_ended(event, name, at, "succeeded"),
+            EventType::TaskUndone => self.run_ended(event, name, at, "undone"),
+            // What an undo could not take back is still there.
+            EventType::TaskFailed | EventType::TaskCancelled if is_undo(event) => self.run_ended(event, name, at, "undo_failed"),
             EventType::TaskFailed => self.run_ended(event, name, at, "failed"),
             EventType::TaskCancelled => self.run_ended(event, name, at, "cancelled"),
             EventType::TaskSkipped => self.run_ended(event, name, at, "skipped"),
@@ -204,7 +207,7 @@ impl History {
         self.tasks.get_mut(name).expect("it was put in")
     }
 
-    fn became_ready(&mut self, name: &str, at: Mark) {
+    fn became_ready(&mut self, name: &str, at: Mark, undo: bool) {
         let own = self.task(name).span;
         let ended = self.task(name).end.take().is_some();
         let outcome = own.and_then(|span| self.spans[span].outcome);
@@ -212,6 +215,8 @@ impl History {
             (Some(EventType::TaskRetrying), _) => ("retry", own),
             // A person said that it never began, or wants a new run.
             (Some(EventType::TaskUnknown), _) => ("person", own),
+            // An undo begins with the end of what came before it.
+            (_, Some((end, span))) if undo && end.ms == at.ms => ("undo", Some(span)),
             (_, last) if ended => ("person", last.map(|(_, span)| span)),
             // What an end lets go stands behind it in the same commit.
             (_, Some((end, span))) if end.ms == at.ms => ("needs", Some(span)),
@@ -305,6 +310,11 @@ impl History {
         let task = self.task(name);
         (task.end, task.ready) = (Some(word), None);
     }
+}
+
+/// The run takes its task back.
+fn is_undo(event: &Event) -> bool {
+    event.data.get("undo").and_then(Value::as_bool).unwrap_or(false)
 }
 
 fn lock_of(event: &Event) -> Option<(String, bool)> {

@@ -67,7 +67,7 @@ pub struct EpicReport {
     pub agents: Vec<AgentShare>,
     /// How many agents it used in all.
     pub agents_used: usize,
-    /// Task instances by how they ended; `open` have not. What was never ready nor ended has left no event and is not counted.
+    /// Task instances by how they ended, `undone` and `undo_failed` among them; `open` have not. What was never ready nor ended has left no event and is not counted.
     pub tasks: BTreeMap<String, u64>,
     /// Succeeded instances of those that ended and were not skipped; `null` if there are none.
     pub completion_rate: Option<f64>,
@@ -94,9 +94,9 @@ pub struct PathStep {
     pub attempt: u32,
     /// Who had it.
     pub agent: Option<String>,
-    /// `succeeded`, `failed`, `retrying`, `cancelled`, `unknown`, or `open`.
+    /// `succeeded`, `failed`, `retrying`, `cancelled`, `undone`, `unknown`, or `open`.
     pub outcome: String,
-    /// What it waited for last: `submission`, `needs`, `retry`, `lock`, `agent`, `person`, or `other` (nothing in this epic).
+    /// What it waited for last: `submission`, `needs`, `retry`, `undo`, `lock`, `agent`, `person`, or `other` (nothing in this epic).
     pub waited_for: String,
     /// The step before, if that is what it waited for.
     pub after: Option<String>,

@@ -4,11 +4,12 @@
 //! that is under way. A leader whose commit is refused throws the state away and replays. A refused input leaves no trace.
 
 mod inputs;
+mod retries;
 
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::document::Condition;
 use amphi_protocol::ids::{AttemptRef, EpicId, IncidentId, Timestamp, Token};
-use amphi_protocol::journal::{CancelCause, Decision, EpicEnd, Input, Next};
+use amphi_protocol::journal::{CancelCause, Decision, EpicEnd, IncidentKind, Input, Next};
 
 use crate::epic::{EpicStatus, InstanceState, TaskEnd};
 use crate::graph::is_bad;
@@ -57,8 +58,8 @@ impl Deciding<'_> {
                 }
             } else if let Some((epic, task)) = self.state.due.fail_fast.pop_front() {
                 self.fail_fast(epic, task);
-            } else if let Some(attempt) = self.state.due.incidents.pop_front() {
-                self.incident(attempt);
+            } else if let Some((attempt, kind)) = self.state.due.incidents.pop_front() {
+                self.incident(attempt, kind);
             } else if let Some(epic) = self.state.due.ended.pop_front() {
                 self.end_epic(epic);
             } else if !self.assign_next() {
@@ -100,18 +101,32 @@ impl Deciding<'_> {
         }
     }
 
-    fn incident(&mut self, attempt: AttemptRef) {
-        let key = self.state.epics[&attempt.epic].key(attempt.i);
+    fn incident(&mut self, attempt: AttemptRef, kind: IncidentKind) {
+        let epic = &self.state.epics[&attempt.epic];
+        let instance = &epic.instances[attempt.i as usize];
+        let what = if instance.undo { format!("the undo of {}", epic.key(attempt.i)) } else { epic.key(attempt.i) };
         let number = self.state.incidents_opened + 1;
         let incident = IncidentId::parse(&format!("inc-{}-{number}", self.state.shard)).expect("digits and dashes are an incident id");
-        let summary = format!("{key} of {} may have run before its agent was lost, and must not be started twice", attempt.epic);
-        self.put(Decision::IncidentOpened { incident, attempt, summary });
+        let summary = match kind {
+            IncidentKind::UnknownOutcome => {
+                format!("{what} of {} may have run before its agent was lost, and must not be started twice", attempt.epic)
+            }
+            IncidentKind::UndoFailed => {
+                let why = instance.record.as_ref().and_then(|record| record.error.as_deref()).unwrap_or("it failed");
+                format!("{what} of {} was not done, so what the task did is still there, at least in part: {why}", attempt.epic)
+            }
+        };
+        self.put(Decision::IncidentOpened { incident, attempt, summary, kind });
     }
 
     fn end_epic(&mut self, epic: EpicId) {
         let known = &self.state.epics[&epic];
-        if known.is_ended() || known.open_tasks > 0 {
+        if known.is_ended() || known.open_tasks > 0 || known.undoing.is_some() {
             return;
+        }
+        if let Some(i) = known.next_undo() {
+            let run = known.instances[i as usize].run + 1;
+            return self.put(Decision::UndoStarted { epic, i, run });
         }
         let all_good = known
             .tasks

@@ -59,6 +59,15 @@ pub struct Epic {
     pub unknown: u32,
     /// Its place among the epics that wait for agents.
     pub turn: Turn,
+    /// Once everything has ended, what succeeded is undone before the epic ends.
+    #[serde(default)]
+    pub undo_wanted: bool,
+    /// The instance whose `undo` is under way; at most one at a time.
+    #[serde(default)]
+    pub undoing: Option<u32>,
+    /// Instances that succeeded, have an `undo` and were not undone, in the order of their ends.
+    #[serde(default)]
+    pub undo_order: Vec<u32>,
 }
 
 /// How an epic stands.
@@ -123,6 +132,8 @@ pub struct Instance {
     pub attempt: u32,
     /// Attempts of the run that never began; they do not count against the retry policy.
     pub unstarted: u32,
+    /// The run does the task's `undo`. In the graph the instance counts as succeeded, as it did before.
+    pub undo: bool,
     /// Where it stands.
     pub state: InstanceState,
     /// Who had the last attempt of this run.
@@ -197,6 +208,8 @@ pub enum InstanceEnd {
     CutOff,
     /// Its condition was false.
     Skipped,
+    /// It had succeeded, and its `undo` took that back.
+    Undone,
 }
 
 /// An open attempt.
@@ -266,6 +279,9 @@ impl Epic {
             pending: 0,
             unknown: 0,
             turn,
+            undo_wanted: false,
+            undoing: None,
+            undo_order: Vec::new(),
             spec,
             spec_hash,
             plan,
@@ -283,9 +299,18 @@ impl Epic {
         self.plan.instances[i as usize].task
     }
 
-    /// The specification of an instance's task.
+    /// What the present run of an instance is to do: its task, or the `undo` of it.
     pub fn spec_of(&self, i: u32) -> &TaskSpec {
-        &self.spec.tasks[self.task_of(i) as usize]
+        let task = &self.spec.tasks[self.task_of(i) as usize];
+        match &task.undo {
+            Some(undo) if self.instances[i as usize].undo => undo,
+            Some(_) | None => task,
+        }
+    }
+
+    /// True if the task of an instance can be undone.
+    pub fn has_undo(&self, i: u32) -> bool {
+        self.spec.tasks[self.task_of(i) as usize].undo.is_some()
     }
 
     /// Where a request of instance `i` stands.
@@ -339,7 +364,8 @@ impl Epic {
 
     /// True if nothing runs, nothing can run, and a person must say something.
     pub fn needs_person(&self) -> bool {
-        self.status == EpicStatus::Running && self.unknown > 0 && self.active == 0 && self.pending == 0
+        let asks = self.status == EpicStatus::Running || self.undoing.is_some();
+        asks && self.unknown > 0 && self.active == 0 && self.pending == 0
     }
 
     /// True if it is over.

@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
+use amphi_protocol::document::OnFailure;
 use amphi_protocol::event::EventType;
-use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, Incarnation, IncidentId, NodeId, Token};
-use amphi_protocol::journal::{AgentLife, AttemptEnd, CancelCause, Decision, EpicEnd, Next, NodeInfo, Outcome, Resolution};
+use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, Incarnation, NodeId, Token};
+use amphi_protocol::journal::{AgentLife, AttemptEnd, CancelCause, Decision, EpicEnd, IncidentKind, Next, NodeInfo, Outcome};
 use serde_json::Map;
 
 use crate::epic::{Attempt, AttemptPhase, Epic, EpicStatus, InstanceEnd, InstanceState};
@@ -15,7 +16,7 @@ use crate::fleet::Demand;
 use crate::graph::cancel_word;
 use crate::retry;
 use crate::sink::{EventSink, Subject, data};
-use crate::state::{Incident, State, Timer, TimerKind};
+use crate::state::{State, Timer, TimerKind};
 
 impl State {
     /// Applies one decision.
@@ -39,14 +40,19 @@ impl State {
                 self.check_all(epic, sink);
             }
             Decision::EpicStopping { epic, .. } => {
-                self.epic_mut(epic).stopping = true;
+                let known = self.epic_mut(epic);
+                known.stopping = true;
+                known.undo_wanted |= known.spec.on_failure == OnFailure::Undo;
                 self.cut_off(epic, false, sink);
             }
-            Decision::EpicCancelling { epic, .. } => {
-                self.epic_mut(epic).status = EpicStatus::Cancelling;
+            Decision::EpicCancelling { epic, undo, .. } => {
+                let known = self.epic_mut(epic);
+                known.status = EpicStatus::Cancelling;
+                known.undo_wanted |= *undo;
                 self.cut_off(epic, true, sink);
                 self.due.touched.insert(epic.clone());
             }
+            Decision::UndoStarted { epic, i, run } => self.undo_started(epic, *i, *run, sink),
             Decision::EpicEnded { epic, state } => self.epic_ended(epic, *state, sink),
             Decision::ConditionDecided { epic, task, runs } => {
                 if *runs {
@@ -80,7 +86,9 @@ impl State {
                 self.reopen(epic, instances, sink);
                 self.epic_event(sink, EventType::EpicResumed, epic, data! { "reopened": instances.len() });
             }
-            Decision::IncidentOpened { incident, attempt, summary } => self.incident_opened(incident, attempt, summary, sink),
+            Decision::IncidentOpened { incident, attempt, summary, kind } => {
+                self.incident_opened(incident, attempt, (summary, *kind), sink);
+            }
             Decision::IncidentResolved { incident, resolution, by } => self.incident_resolved(incident, *resolution, by, sink),
             Decision::NodeJoined(info) => self.node_joined(info, sink),
             Decision::NodeLost { node, incarnation, cause } => {
@@ -245,7 +253,8 @@ impl State {
         record.token = Some(token);
         record.exit_code = end.exit_code;
         record.error.clone_from(&end.error);
-        if next == Next::Succeeded {
+        // An undo leaves nothing of its own: what the task gave is what other undos may still read.
+        if next == Next::Succeeded && !instance.undo {
             record.outputs.clone_from(&end.outputs);
             record.artifacts.clone_from(&end.artifacts);
         }
@@ -261,7 +270,7 @@ impl State {
                 epic.pending += 1;
                 self.timers.insert(Timer { at: until, epic: at.epic.clone(), i: at.i, kind: TimerKind::Backoff });
             }
-            Next::Unknown => self.due.incidents.push_back(at.clone()),
+            Next::Unknown => self.due.incidents.push_back((at.clone(), IncidentKind::UnknownOutcome)),
         }
     }
 
@@ -269,6 +278,9 @@ impl State {
         let who = (&at.epic, at.i);
         let cause = retry::cause(end.outcome, attempt.cancelling).as_str();
         match next {
+            Next::Succeeded if self.epics[&at.epic].instances[at.i as usize].undo => {
+                self.instance_event(sink, EventType::TaskUndone, who, data! { "exit_code": end.exit_code });
+            }
             Next::Succeeded => {
                 let about = data! { "exit_code": end.exit_code, "outputs": end.outputs, "artifacts": end.artifacts };
                 self.instance_event(sink, EventType::TaskSucceeded, who, about);
@@ -285,44 +297,6 @@ impl State {
             // Told when the instance is closed.
             Next::Cancelled => {}
         }
-    }
-
-    fn incident_opened(&mut self, incident: &IncidentId, at: &AttemptRef, summary: &str, sink: &mut EventSink) {
-        let opened = Incident { attempt: at.clone(), summary: summary.to_owned(), opened_at: self.now, resolved: None };
-        self.incidents.insert(incident.clone(), opened);
-        self.incidents_opened += 1;
-        let epic = self.epic_mut(&at.epic);
-        epic.instances[at.i as usize].state = InstanceState::Unknown { incident: incident.clone() };
-        epic.unknown += 1;
-        self.due.touched.insert(at.epic.clone());
-        self.instance_event(sink, EventType::IncidentOpened, (&at.epic, at.i), data! { "incident": incident, "summary": summary });
-    }
-
-    fn incident_resolved(&mut self, incident: &IncidentId, resolution: Resolution, by: &str, sink: &mut EventSink) {
-        let entry = self.incidents.get_mut(incident).expect("a decision names an open incident");
-        entry.resolved = Some((resolution, by.to_owned()));
-        let at = entry.attempt.clone();
-        let who = (&at.epic, at.i);
-        self.instance_event(sink, EventType::IncidentResolved, who, data! { "incident": incident, "resolution": resolution, "by": by });
-        match resolution {
-            Resolution::Succeeded => {
-                self.instance_event(sink, EventType::TaskSucceeded, who, data! { "resolved_by": by });
-                self.end_instance(&at.epic, at.i, InstanceEnd::Succeeded, sink);
-            }
-            Resolution::Failed => {
-                self.instance_event(sink, EventType::TaskFailed, who, data! { "cause": "agent_lost", "resolved_by": by });
-                self.end_instance(&at.epic, at.i, InstanceEnd::Failed, sink);
-            }
-            Resolution::NotStarted => {
-                let epic = self.epic_mut(&at.epic);
-                epic.unknown -= 1;
-                // A person's word makes it a new run: the run whose start is on record stays as it is, started once.
-                let instance = &mut epic.instances[at.i as usize];
-                *instance = crate::epic::Instance { run: instance.run + 1, ..crate::epic::Instance::default() };
-                self.make_ready(&at.epic, at.i, sink);
-            }
-        }
-        self.due.touched.insert(at.epic);
     }
 
     fn node_joined(&mut self, info: &NodeInfo, sink: &mut EventSink) {
@@ -358,12 +332,14 @@ impl State {
         let instance = &epic.instances[at.i as usize];
         let uncounted = retry::is_uncounted(end.outcome, attempt.phase, &task.retry);
         let unstarted = instance.unstarted + u32::from(uncounted);
-        let stopping = epic.stopping && task.condition == amphi_protocol::document::Condition::Success;
+        // An undo belongs to the stop or the cancel: neither cuts it short.
+        let stopping = !instance.undo && epic.stopping && task.condition == amphi_protocol::document::Condition::Success;
+        let is_cancelled = !instance.undo && epic.status == EpicStatus::Cancelling;
         retry::next(&retry::Ended {
             policy: &task.retry,
             outcome: end.outcome,
             phase: attempt.phase,
-            cancelling: if epic.status == EpicStatus::Cancelling { Some(CancelCause::Request) } else { attempt.cancelling },
+            cancelling: if is_cancelled { Some(CancelCause::Request) } else { attempt.cancelling },
             stopping,
             begun: instance.attempt - unstarted,
             unstarted,

@@ -2,6 +2,8 @@
 //!
 //! Work is proportional to the edges touched, never to the size of the epic, and a long chain is a loop, not a recursion.
 
+use std::collections::BTreeSet;
+
 use amphi_protocol::document::Condition;
 use amphi_protocol::event::EventType;
 use amphi_protocol::ids::EpicId;
@@ -13,6 +15,7 @@ use crate::fleet::Demand;
 use crate::locks::Changes;
 use crate::sink::{EventSink, data};
 use crate::state::{State, Timer, TimerKind};
+use crate::undo::UndoEnd;
 
 /// What is left to look at in one epic.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +37,14 @@ impl State {
 
     /// An instance is over. Its locks and its agent have been given back already.
     pub(crate) fn end_instance(&mut self, id: &EpicId, i: u32, end: InstanceEnd, sink: &mut EventSink) {
+        if self.epics[id].instances[i as usize].undo {
+            let end = match end {
+                InstanceEnd::Succeeded | InstanceEnd::Undone => UndoEnd::Undone,
+                InstanceEnd::Failed => UndoEnd::Failed,
+                InstanceEnd::Cancelled | InstanceEnd::CutOff | InstanceEnd::Skipped => UndoEnd::Cancelled,
+            };
+            return self.end_undo(id, i, end, sink);
+        }
         let mut steps = Vec::new();
         self.close(id, i, end, sink, &mut steps);
         self.run(id, steps, sink);
@@ -175,13 +186,16 @@ impl State {
         progress.open -= 1;
         progress.running -= u32::from(was_let_go);
         match end {
-            InstanceEnd::Succeeded => progress.succeeded += 1,
+            InstanceEnd::Succeeded | InstanceEnd::Undone => progress.succeeded += 1,
             InstanceEnd::Failed => progress.failed += 1,
             InstanceEnd::Cancelled | InstanceEnd::CutOff => progress.cancelled += 1,
             InstanceEnd::Skipped => {}
         }
         let open = progress.open;
         let released = progress.released;
+        if end == InstanceEnd::Succeeded && epic.has_undo(i) {
+            epic.undo_order.push(i);
+        }
         let fail_fast = end == InstanceEnd::Failed && open > 0 && epic.spec.tasks[task as usize].fail_fast;
         self.due.touched.insert(id.clone());
         match end {
@@ -189,7 +203,7 @@ impl State {
             InstanceEnd::CutOff => self.instance_event(sink, EventType::TaskCancelled, (id, i), data! { "cause": "needs" }),
             InstanceEnd::Skipped => self.instance_event(sink, EventType::TaskSkipped, (id, i), Map::new()),
             // Told by whoever ended it, with the outcome.
-            InstanceEnd::Succeeded | InstanceEnd::Failed => {}
+            InstanceEnd::Succeeded | InstanceEnd::Failed | InstanceEnd::Undone => {}
         }
         if fail_fast {
             self.due.fail_fast.push_back((id.clone(), task));
@@ -308,6 +322,9 @@ impl State {
         epic.status = EpicStatus::Running;
         epic.stopping = false;
         epic.ended_at = None;
+        epic.undo_wanted = false;
+        let again: BTreeSet<u32> = instances.iter().copied().collect();
+        epic.undo_order.retain(|i| !again.contains(i));
         for &i in instances {
             let instance = &mut epic.instances[i as usize];
             *instance = crate::epic::Instance { run: instance.run + 1, last_agent: None, ..crate::epic::Instance::default() };
@@ -344,7 +361,7 @@ impl crate::epic::Epic {
             let mut blocked = 0;
             for i in planned.first..planned.first + planned.count {
                 match self.instances[i as usize].state {
-                    InstanceState::Ended(InstanceEnd::Succeeded) => progress.succeeded += 1,
+                    InstanceState::Ended(InstanceEnd::Succeeded | InstanceEnd::Undone) => progress.succeeded += 1,
                     InstanceState::Ended(InstanceEnd::Failed) => progress.failed += 1,
                     InstanceState::Ended(InstanceEnd::Cancelled | InstanceEnd::CutOff) => progress.cancelled += 1,
                     InstanceState::Ended(InstanceEnd::Skipped) => {}

@@ -9,6 +9,7 @@ mod fleet;
 mod graph;
 mod history;
 mod queue;
+mod undo;
 
 use amphi_protocol::ids::{CommitIndex, Epoch, EventSeq, Timestamp, Token};
 
@@ -60,6 +61,7 @@ pub fn check(state: &State) -> Result<(), Violation> {
     hold("kept", settled, || format!("an input left something undecided: {due:?}"))?;
     for epic in state.epics.values() {
         graph::check_epic(epic)?;
+        undo::check(epic)?;
     }
     for ((project, key), (epic, _)) in &state.keys {
         let known = state.epics.get(epic).is_some_and(|epic| epic.spec.project == *project)

@@ -13,6 +13,7 @@ mod evolve;
 mod fleet;
 mod graph;
 mod history;
+mod incidents;
 pub mod laws;
 pub mod liveness;
 mod locks;
@@ -24,6 +25,7 @@ pub mod seat;
 mod sink;
 pub mod snapshot;
 mod state;
+mod undo;
 pub mod views;
 
 pub use backlog::Turn;

@@ -6,7 +6,7 @@ use amphi_protocol::event::EventType;
 use amphi_protocol::ids::{
     AttemptRef, CommitIndex, EpicId, Epoch, EventSeq, IncidentId, NodeId, ProjectId, ShardId, SubmitKey, Timestamp, Token,
 };
-use amphi_protocol::journal::{Decision, Record, Resolution};
+use amphi_protocol::journal::{Decision, IncidentKind, Record, Resolution};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -78,6 +78,9 @@ pub struct Incident {
     pub summary: String,
     /// Since when.
     pub opened_at: Timestamp,
+    /// What is asked.
+    #[serde(default)]
+    pub kind: IncidentKind,
     /// The answer.
     pub resolved: Option<(Resolution, String)>,
 }
@@ -89,7 +92,7 @@ pub(crate) struct Due {
     pub stopping: VecDeque<(EpicId, u32)>,
     pub fail_fast: VecDeque<(EpicId, u32)>,
     pub ended: VecDeque<EpicId>,
-    pub incidents: VecDeque<AttemptRef>,
+    pub incidents: VecDeque<(AttemptRef, IncidentKind)>,
     /// Became ready during this input; who is not assigned at its end waits, and says so.
     pub fresh: Vec<(EpicId, u32)>,
     /// Epics whose need of a person may have changed.
@@ -281,6 +284,10 @@ impl State {
         let Some(epic) = self.epics.get(id).filter(|_| sink.is_collecting()) else { return };
         let instance = &epic.instances[i as usize];
         let open = epic.open(i);
+        let mut data = data;
+        if instance.undo {
+            data.insert("undo".to_owned(), Value::Bool(true));
+        }
         let subject = Subject {
             epic: Some(id.clone()),
             task: Some(epic.key(i)),

@@ -168,7 +168,7 @@ impl State {
             .map(|(id, incident)| IncidentView {
                 incident: id.to_string(),
                 state: if incident.resolved.is_some() { "resolved" } else { "open" }.to_owned(),
-                kind: "unknown_outcome".to_owned(),
+                kind: incident.kind.as_str().to_owned(),
                 epic: incident.attempt.epic.to_string(),
                 task: self.epics[&incident.attempt.epic].key(incident.attempt.i),
                 opened_at: incident.opened_at.to_rfc3339(),
@@ -196,6 +196,7 @@ impl State {
             project: epic.spec.project.to_string(),
             priority: epic.spec.priority,
             state: epic_state(epic).to_owned(),
+            undoing: epic.undo_wanted && !epic.is_ended(),
             inputs: epic.spec.inputs.clone(),
             submitted_by: epic.submitted_by.clone(),
             submitted_at: epic.submitted_at.to_rfc3339(),
@@ -221,12 +222,13 @@ impl State {
             InstanceState::Ended(InstanceEnd::Failed) => "failed",
             InstanceState::Ended(InstanceEnd::Cancelled | InstanceEnd::CutOff) => "cancelled",
             InstanceState::Ended(InstanceEnd::Skipped) => "skipped",
+            InstanceState::Ended(InstanceEnd::Undone) => "undone",
         }
     }
 
     fn task_view(&self, epic: &Epic, i: u32) -> TaskView {
         let instance = &epic.instances[i as usize];
-        let task = epic.spec_of(i);
+        let task = &epic.spec.tasks[epic.task_of(i) as usize];
         let open = epic.open(i);
         let record = instance.record.as_deref();
         let reason = match &instance.state {
@@ -259,6 +261,7 @@ impl State {
             percent: open.and_then(|open| open.percent),
             phase: task.phase.map(|phase| epic.spec.phases[phase as usize].to_string()),
             priority: task.priority,
+            undo: instance.undo,
         }
     }
 }
@@ -268,6 +271,7 @@ pub fn epic_state(epic: &Epic) -> &'static str {
     match epic.status {
         EpicStatus::Running if epic.needs_person() => "waiting",
         EpicStatus::Running => "running",
+        EpicStatus::Cancelling if epic.needs_person() => "waiting",
         EpicStatus::Cancelling => "cancelling",
         EpicStatus::Ended(amphi_protocol::journal::EpicEnd::Succeeded) => "succeeded",
         EpicStatus::Ended(amphi_protocol::journal::EpicEnd::Failed) => "failed",

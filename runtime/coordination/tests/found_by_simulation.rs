@@ -60,6 +60,7 @@ fn submit() -> Input {
         priority: 2,
         reference: None,
         references: Vec::new(),
+        undo: None,
     };
     let spec = EpicSpec {
         name: EpicName::parse("two").unwrap(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use amphi_protocol::document::EpicSpec;
 use amphi_protocol::ids::{CommitIndex, EpicId, IncidentId, ProjectId, SubmitKey, Timestamp, Token};
-use amphi_protocol::journal::{Input, Record, RecordError};
+use amphi_protocol::journal::{IncidentKind, Input, Record, RecordError};
 
 use crate::chain::Chain;
 use crate::cluster::{Cluster, InstanceKey};
@@ -98,7 +98,7 @@ pub struct Checker {
     /// `None` for an epic whose graph has a cycle: nothing else can be said about it.
     pub(crate) positions: BTreeMap<EpicId, Option<usize>>,
     pub(crate) keys: BTreeSet<(ProjectId, SubmitKey)>,
-    pub(crate) incidents: BTreeMap<IncidentId, InstanceKey>,
+    pub(crate) incidents: BTreeMap<IncidentId, (InstanceKey, IncidentKind)>,
     pub(crate) documents: BTreeMap<String, Arc<EpicSpec>>,
     pub(crate) keeping: Keeping,
     pub(crate) last_token: Option<Token>,
@@ -108,6 +108,8 @@ pub struct Checker {
     pub(crate) lost: Vec<(InstanceKey, u32, u32)>,
     /// Instances whose outcome is unknown; with the commit somebody must have been asked.
     pub(crate) unasked: Vec<InstanceKey>,
+    /// Instances whose undo failed; with the commit somebody must have been told.
+    pub(crate) untold: Vec<InstanceKey>,
     chain: Chain,
     header_seen: bool,
     end: Option<(CommitIndex, String)>,
@@ -225,8 +227,11 @@ impl Checker {
         for (position, i) in std::mem::take(&mut self.unasked) {
             let epic = &self.epics[position];
             let waits = matches!(epic.instances[i as usize].stage, Stage::Unknown);
-            let asked = self.incidents.values().any(|about| *about == (position, i));
+            let asked = self.incidents.values().any(|about| *about == ((position, i), IncidentKind::UnknownOutcome));
             self.findings.check(Law::L2, &[&epic.id], !waits || asked);
+        }
+        for (position, _) in std::mem::take(&mut self.untold) {
+            self.findings.check(Law::L2, &[&self.epics[position].id], false);
         }
     }
 

@@ -1,8 +1,8 @@
 //! Decisions, one by one in their order: each is judged against the model and then changes it.
 
-use amphi_protocol::document::{Condition, Plan};
+use amphi_protocol::document::{Condition, OnFailure, Plan};
 use amphi_protocol::ids::{AttemptRef, EpicId, Token};
-use amphi_protocol::journal::{AttemptEnd, AttemptNews, Decision, EpicEnd, Input, Next, Outcome, Resolution, SpecRef};
+use amphi_protocol::journal::{AttemptEnd, AttemptNews, Decision, EpicEnd, IncidentKind, Input, Next, Outcome, Resolution, SpecRef};
 
 use crate::checker::{Checker, VerifyError};
 use crate::cluster::InstanceKey;
@@ -19,15 +19,19 @@ impl Checker {
             Decision::EpochStarted { .. } => {}
             Decision::EpicAccepted { .. } => self.accept(input, decision)?,
             Decision::EpicStopping { epic, .. } => self.with_epic(epic, |checker, position| {
-                checker.epics[position].stopping = true;
+                let epic = &mut checker.epics[position];
+                epic.stopping = true;
+                epic.undo_wanted |= epic.spec.on_failure == OnFailure::Undo;
                 let shift = checker.epics[position].cancel_unstarted(false);
                 checker.take_shift(position, shift);
             }),
-            Decision::EpicCancelling { epic, .. } => self.with_epic(epic, |checker, position| {
+            Decision::EpicCancelling { epic, undo, .. } => self.with_epic(epic, |checker, position| {
                 checker.epics[position].cancelling = true;
+                checker.epics[position].undo_wanted |= undo;
                 let shift = checker.epics[position].cancel_unstarted(true);
                 checker.take_shift(position, shift);
             }),
+            Decision::UndoStarted { epic, i, run } => self.on_instance(epic, *i, |checker, key| checker.start_undo(key, *run))?,
             Decision::EpicEnded { epic, state } => self.with_epic(epic, |checker, position| checker.end_epic(position, *state)),
             Decision::ConditionDecided { epic, task, runs } => self.decide_condition(epic, *task, *runs)?,
             Decision::Assigned { attempt, agent, node, incarnation, token } => {
@@ -53,13 +57,15 @@ impl Checker {
                 }
             }
             Decision::Reopened { epic, instances, .. } => self.reopen(epic, instances)?,
-            Decision::IncidentOpened { incident, attempt, .. } => {
+            Decision::IncidentOpened { incident, attempt, kind, .. } => {
                 if let Some(key) = self.instance(attempt)? {
-                    self.incidents.insert(incident.clone(), key);
+                    self.incidents.insert(incident.clone(), (key, *kind));
+                    self.untold.retain(|untold| *untold != key || *kind != IncidentKind::UndoFailed);
                 }
             }
             Decision::IncidentResolved { incident, resolution, .. } => match self.incidents.remove(incident) {
-                Some(key) => self.resolve(key, *resolution),
+                Some((key, IncidentKind::UnknownOutcome)) => self.resolve(key, *resolution),
+                Some((_, IncidentKind::UndoFailed)) => {}
                 None => {
                     self.findings.check(Law::S13, &[], false);
                 }
@@ -123,7 +129,7 @@ impl Checker {
         let epic = &mut self.epics[position];
         self.findings.check(Law::S5, &[&epic.id], epic.ended.is_none());
         let lied = state == EpicEnd::Succeeded && epic.has_failure();
-        if epic.has_unfinished() || lied {
+        if epic.has_unfinished() || lied || epic.owes_undo() {
             self.findings.check(Law::L2, &[&epic.id], false);
         }
         epic.ended = Some(state);
@@ -214,13 +220,16 @@ impl Checker {
         }
         self.give_back(key);
         let epic = &mut self.epics[key.0];
-        let over = epic.cancelling || (epic.stopping && epic.task_of(key.1).condition == Condition::Success);
+        let undo = epic.instances[key.1 as usize].undo;
+        let over = !undo && (epic.cancelling || (epic.stopping && epic.task_of(key.1).condition == Condition::Success));
         let instance = &mut epic.instances[key.1 as usize];
         if end.outcome == Outcome::NotStarted && began && !started {
             instance.began = instance.began.saturating_sub(1);
         }
         instance.stage = Stage::Idle;
         match next {
+            Next::Succeeded if undo => self.end_undo(key, How::Undone, false),
+            Next::Failed | Next::Cancelled if undo => self.end_undo(key, How::Succeeded, true),
             Next::Succeeded => self.settle(key, How::Succeeded),
             Next::Failed => self.settle(key, How::Failed),
             Next::Cancelled => self.settle(key, How::Cancelled),
@@ -255,6 +264,7 @@ impl Checker {
         let epic = &mut self.epics[key.0];
         let instance = &mut epic.instances[key.1 as usize];
         match &instance.stage {
+            Stage::Idle | Stage::Backoff | Stage::Unknown if instance.undo => self.end_undo(key, How::Succeeded, true),
             Stage::Idle | Stage::Backoff | Stage::Unknown => self.settle(key, How::Cancelled),
             Stage::Ended(How::Cancelled) => {}
             Stage::Ended(_) => {
@@ -298,6 +308,8 @@ impl Checker {
             return;
         }
         match resolution {
+            Resolution::Succeeded if instance.undo => self.end_undo(key, How::Undone, false),
+            Resolution::Failed if instance.undo => self.end_undo(key, How::Succeeded, false),
             Resolution::Succeeded => self.settle(key, How::Succeeded),
             Resolution::Failed => self.settle(key, How::Failed),
             // A person's word that it never began outweighs the record of its start.
@@ -400,7 +412,7 @@ impl Checker {
     }
 
     /// Takes instances out of the lock queues; the caller says where they stand instead.
-    fn withdraw(&mut self, position: usize, instances: &[u32]) {
+    pub(crate) fn withdraw(&mut self, position: usize, instances: &[u32]) {
         for &i in instances {
             if let Some(since) = self.epics[position].instances[i as usize].joined.take() {
                 let locks = self.epics[position].locks(i);
@@ -418,7 +430,7 @@ impl Checker {
     }
 
     /// Ready instances ask for their locks as of this commit.
-    fn join_queues(&mut self, position: usize, ready: &[u32]) {
+    pub(crate) fn join_queues(&mut self, position: usize, ready: &[u32]) {
         let at = self.findings.at.0;
         for &i in ready {
             let epic = &mut self.epics[position];

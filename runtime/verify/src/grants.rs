@@ -30,10 +30,12 @@ impl Checker {
         }
         let epic = &self.epics[position];
         let task = epic.position_of(i);
-        if epic.has_needs(task) || !epic.may_start(task) {
+        // Whether an undo may start was judged when it was decided on.
+        let undo = epic.instances[i as usize].undo;
+        if !undo && (epic.has_needs(task) || !epic.may_start(task)) {
             self.findings.check(Law::S6, &[&id], epic.may_start(task) || epic.unsure);
         }
-        let wanted = &epic.spec.tasks[task];
+        let wanted = epic.task_of(i);
         let fits = self.cluster.may_run(grant.agent, grant.node, grant.incarnation, wanted);
         self.findings.check(Law::S14, &[&id], fits);
         if let Some(last) = &epic.instances[i as usize].last_agent {

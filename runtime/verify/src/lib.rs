@@ -19,6 +19,7 @@ mod locks;
 mod model;
 mod reports;
 mod spec;
+mod undo;
 mod upkeep;
 mod verdict;
 

@@ -3,7 +3,7 @@
 //! Two things are derived, as in the core but by other means: an instance is ready when its needs are satisfied, and it is cancelled
 //! when they no longer can be, or when the epic stops or is cancelled before it has started. Nothing else is ever derived.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use amphi_protocol::document::{Condition, EpicSpec, LockMode, Plan, TaskSpec};
@@ -19,6 +19,8 @@ pub(crate) enum How {
     Failed,
     Cancelled,
     Skipped,
+    /// It had succeeded and was taken back; for those that needed it nothing changes.
+    Undone,
 }
 
 /// Where an instance stands.
@@ -56,6 +58,8 @@ pub(crate) struct Open {
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub stage: Stage,
+    /// The run does what takes the task back.
+    pub undo: bool,
     pub run: u32,
     /// Number of the last attempt of the run.
     pub attempts: u32,
@@ -120,6 +124,13 @@ pub(crate) struct EpicModel {
     pub stopping: bool,
     pub cancelling: bool,
     pub ended: Option<EpicEnd>,
+    /// What succeeded and is to be taken back before the epic ends, in the order in which it ended.
+    pub completed: Vec<u32>,
+    pub undo_wanted: bool,
+    /// The one whose undo is under way.
+    pub undoing: Option<u32>,
+    /// Everything else was seen to have ended when the first undo began.
+    pub all_over: bool,
     /// The interface leaves open how this epic goes on, so that nothing may be concluded from what does not happen.
     pub unsure: bool,
 }
@@ -129,6 +140,7 @@ impl EpicModel {
     pub fn new(id: EpicId, spec: Arc<EpicSpec>, plan: Plan) -> Self {
         let instance = |_| Instance {
             stage: Stage::Idle,
+            undo: false,
             run: 1,
             attempts: 0,
             began: 0,
@@ -148,15 +160,20 @@ impl EpicModel {
             stopping: false,
             cancelling: false,
             ended: None,
+            completed: Vec::new(),
+            undo_wanted: false,
+            undoing: None,
+            all_over: false,
             unsure: false,
         };
         epic.recount();
         epic
     }
 
-    /// The specification of an instance's task.
+    /// What the present run of an instance does: its task, or what takes that back.
     pub fn task_of(&self, i: u32) -> &TaskSpec {
-        &self.spec.tasks[self.position_of(i)]
+        let task = &self.spec.tasks[self.position_of(i)];
+        task.undo.as_deref().filter(|_| self.instances[i as usize].undo).unwrap_or(task)
     }
 
     /// The position of an instance's task.
@@ -235,7 +252,8 @@ impl EpicModel {
     }
 
     fn is_unstarted(&self, i: u32) -> bool {
-        matches!(self.instances[i as usize].stage, Stage::Idle | Stage::Backoff)
+        let instance = &self.instances[i as usize];
+        matches!(instance.stage, Stage::Idle | Stage::Backoff) && !instance.undo
     }
 
     fn settle_all(&mut self, mut queue: VecDeque<(u32, How)>, shift: &mut Shift) {
@@ -249,6 +267,9 @@ impl EpicModel {
                 shift.withdrawn.push((i, since));
             }
             let task = self.position_of(i);
+            if how == How::Succeeded && self.spec.tasks[task].undo.is_some() {
+                self.completed.push(i);
+            }
             self.count_end(task, how);
             if self.is_done(task) {
                 self.finish_task(task, shift, &mut queue);
@@ -316,6 +337,9 @@ impl EpicModel {
         let given_up = |(i, instance): (u32, &Instance)| matches!(instance.stage, Stage::Ended(How::Cancelled)) && !instances.contains(&i);
         self.unsure |= self.ended.is_none() && (0u32..).zip(&self.instances).any(given_up);
         (self.ended, self.stopping, self.cancelling) = (None, false, false);
+        (self.undo_wanted, self.undoing, self.all_over) = (false, None, false);
+        let again: BTreeSet<u32> = instances.iter().copied().collect();
+        self.completed.retain(|i| !again.contains(i));
         // A task with instances under way goes on as it was let go; one that had ended as a whole begins anew.
         let anew: Vec<usize> = (0..self.tasks.len()).filter(|&task| self.is_done(task)).collect();
         for task in anew {
@@ -324,7 +348,7 @@ impl EpicModel {
         }
         for &i in instances {
             let instance = &mut self.instances[i as usize];
-            instance.stage = Stage::Idle;
+            (instance.stage, instance.undo) = (Stage::Idle, false);
             instance.run = instance.run.saturating_add(1);
             (instance.attempts, instance.began, instance.last_agent) = (0, 0, None);
         }
@@ -380,7 +404,8 @@ impl EpicModel {
         let unfinished = |i: u32| match self.instances[i as usize].stage {
             Stage::Ended(_) => false,
             Stage::Open(_) => true,
-            Stage::Unknown => !self.cancelling,
+            Stage::Unknown => !self.cancelling || self.instances[i as usize].undo,
+            Stage::Idle | Stage::Backoff if self.instances[i as usize].undo => true,
             Stage::Idle | Stage::Backoff => {
                 let excused = self.unsure || self.cancelling || (self.stopping && self.task_of(i).condition == Condition::Success);
                 !excused

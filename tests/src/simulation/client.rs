@@ -128,7 +128,7 @@ impl World {
             .epics()
             .map(|epic| {
                 let again = |state: &InstanceState| {
-                    matches!(state, InstanceState::Ended(InstanceEnd::Failed | InstanceEnd::Cancelled | InstanceEnd::CutOff))
+                    matches!(state, InstanceState::Ended(InstanceEnd::Failed | InstanceEnd::Cancelled | InstanceEnd::CutOff | InstanceEnd::Undone))
                 };
                 let failed = (0u32..).zip(&epic.instances).filter(|(_, instance)| again(&instance.state)).map(|(i, _)| i);
                 (epic.id.clone(), failed.collect())
@@ -139,10 +139,10 @@ impl World {
         }
         let (epic, failed) = self.rng.pick(&epics).clone();
         let input = match self.rng.below(10) {
-            0..2 => Input::CancelEpic { epic, by },
+            0..2 => Input::CancelEpic { epic, by, undo: self.rng.chance(50) },
             2..5 => Input::CancelTask { epic, instances: vec![self.rng.below(6) as u32], by },
             5..9 if !failed.is_empty() => Input::RetryTask { epic, instances: vec![*self.rng.pick(&failed)], by },
-            9 => Input::CancelEpic { epic: EpicId::parse("nobody").expect("the id is valid"), by },
+            9 => Input::CancelEpic { epic: EpicId::parse("nobody").expect("the id is valid"), by, undo: true },
             _ => Input::RetryTask { epic, instances: vec![self.rng.below(6) as u32], by },
         };
         self.request(Purpose::Other, input);
@@ -157,15 +157,10 @@ impl World {
 
     fn open_incident(&mut self) -> Option<IncidentId> {
         let leader = self.leader()?;
-        let epics = leader.seat.state().epics();
-        let open: Vec<IncidentId> = epics
-            .flat_map(|epic| &epic.instances)
-            .filter_map(|instance| match &instance.state {
-                InstanceState::Unknown { incident } => Some(incident.clone()),
-                _ => None,
-            })
-            .collect();
-        if open.is_empty() { None } else { Some(self.rng.pick(&open).clone()) }
+        let incidents = leader.seat.state().incident_list().incidents;
+        let open: Vec<String> =
+            incidents.into_iter().filter(|incident| incident.state == "open").map(|incident| incident.incident).collect();
+        if open.is_empty() { None } else { IncidentId::parse(self.rng.pick::<String>(&open)).ok() }
     }
 
     pub fn client_hears(&mut self, request: u64, reply: &Reply) {

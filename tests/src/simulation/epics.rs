@@ -37,7 +37,7 @@ pub fn epic(rng: &mut Rng) -> EpicSpec {
         workspace: if rng.chance(30) { Workspace::Path(folder.to_owned()) } else { Workspace::None },
         phases: (0..phases).map(|phase| PhaseName::parse(&format!("p{phase}")).expect("the phase is valid")).collect(),
         resources: resources(rng),
-        on_failure: OnFailure::Stop,
+        on_failure: if rng.chance(50) { OnFailure::Undo } else { OnFailure::Stop },
         reference: None,
         tasks,
     }
@@ -63,7 +63,7 @@ fn task(rng: &mut Rng, position: u32, phase: Option<u32>, earlier: &[u32]) -> Ta
     let wide = !matrix.is_empty();
     let (role, skills) = *rng.pick(ROLES);
     let demand = rng.below(4);
-    TaskSpec {
+    let mut spec = TaskSpec {
         name: TaskName::parse(&format!("t{position}")).expect("the task id is valid"),
         phase,
         needs,
@@ -87,7 +87,19 @@ fn task(rng: &mut Rng, position: u32, phase: Option<u32>, earlier: &[u32]) -> Ta
         priority: rng.below(5) as u8,
         reference: None,
         references: Vec::new(),
+        undo: None,
+    };
+    if rng.chance(50) {
+        spec.undo = Some(Box::new(undo(rng, &spec)));
     }
+    spec
+}
+
+/// The same demand and locks, its own patience.
+fn undo(rng: &mut Rng, task: &TaskSpec) -> TaskSpec {
+    let alone = TaskSpec { phase: None, needs: None, matrix: Vec::new(), exclude: Vec::new(), ..task.clone() };
+    let timeout_ms = rng.chance(20).then(|| rng.between(200, 1_200));
+    TaskSpec { max_parallel: None, fail_fast: false, condition: Condition::Success, optional: false, retry: retry(rng), timeout_ms, ..alone }
 }
 
 fn matrix(rng: &mut Rng) -> Vec<MatrixAxis> {

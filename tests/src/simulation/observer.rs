@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use amphi_coordination::laws::Violation;
-use amphi_protocol::document::{EpicSpec, LockMode, Plan, Workspace};
+use amphi_protocol::document::{EpicSpec, LockMode, Plan, TaskSpec, Workspace};
 use amphi_protocol::event::Event;
-use amphi_protocol::ids::{AttemptRef, EpicId, Epoch, EventSeq, Incarnation, NodeId, Token};
-use amphi_protocol::journal::{AttemptNews, Decision, Input, Outcome, Record};
+use amphi_protocol::ids::{AttemptRef, EpicId, Epoch, EventSeq, Incarnation, IncidentId, NodeId, Token};
+use amphi_protocol::journal::{AttemptNews, Decision, Input, Outcome, Record, Resolution};
 
 /// An attempt as the journal has it.
 #[derive(Debug)]
@@ -32,6 +32,9 @@ struct Running {
 pub(super) struct Observer {
     pub violation: Option<Violation>,
     epics: BTreeMap<EpicId, (Arc<EpicSpec>, Plan)>,
+    /// Runs that take one back: epic, instance, run.
+    undos: BTreeSet<(EpicId, u32, u32)>,
+    incidents: BTreeMap<IncidentId, AttemptRef>,
     assigned: BTreeMap<AttemptRef, Assigned>,
     /// Real starts, and how many of each run.
     started: BTreeSet<AttemptRef>,
@@ -70,6 +73,12 @@ impl Observer {
                 let again = self.epics.insert(epic.clone(), (spec, plan)).is_some();
                 self.hold("S13", !again, || format!("{epic} was accepted twice"));
             }
+            Decision::UndoStarted { epic, i, run } => {
+                let again = !self.undos.insert((epic.clone(), *i, *run));
+                self.hold("S5", !again, || format!("{epic} instance {i} is undone twice in run {run}"));
+            }
+            Decision::IncidentResolved { resolution: Resolution::NotStarted, .. } => self.follow_new_run(input),
+            Decision::IncidentOpened { incident, attempt, .. } => _ = self.incidents.insert(incident.clone(), attempt.clone()),
             Decision::Assigned { attempt, node, incarnation, token, .. } => {
                 let assigned = Assigned { node: node.clone(), incarnation: *incarnation, token: *token, claimed: false, open: true };
                 let again = self.assigned.insert(attempt.clone(), assigned).is_some();
@@ -103,11 +112,25 @@ impl Observer {
         }
     }
 
+    /// An undo that never began, by a person's word, goes on in a new run.
+    fn follow_new_run(&mut self, input: &Input) {
+        let Input::ResolveIncident { incident, .. } = input else { return };
+        let Some(at) = self.incidents.get(incident) else { return };
+        if self.undos.contains(&(at.epic.clone(), at.i, at.run)) {
+            self.undos.insert((at.epic.clone(), at.i, at.run + 1));
+        }
+    }
+
+    /// What the run of an attempt does: its task, or the `undo` of it.
+    fn task(&self, attempt: &AttemptRef) -> Option<&TaskSpec> {
+        let (spec, plan) = self.epics.get(&attempt.epic)?;
+        let task = &spec.tasks[plan.instances[attempt.i as usize].task as usize];
+        let undo = self.undos.contains(&(attempt.epic.clone(), attempt.i, attempt.run));
+        if undo { task.undo.as_deref() } else { Some(task) }
+    }
+
     fn needs_claim(&self, attempt: &AttemptRef) -> bool {
-        self.epics.get(&attempt.epic).is_some_and(|(spec, plan)| {
-            let task = &spec.tasks[plan.instances[attempt.i as usize].task as usize];
-            task.retry.is_once() || !task.locks.write.is_empty()
-        })
+        self.task(attempt).is_some_and(|task| task.retry.is_once() || !task.locks.write.is_empty())
     }
 
     /// A process really begins.
@@ -118,9 +141,9 @@ impl Observer {
         self.hold("S13", right, || format!("{attempt} starts on {node} and is not there by the journal"));
         let fresh = self.started.insert(attempt.clone());
         self.hold("S13", fresh, || format!("{attempt} starts twice"));
-        let Some((spec, plan)) = self.epics.get(&attempt.epic) else { return };
-        let task = &spec.tasks[plan.instances[attempt.i as usize].task as usize];
+        let Some(task) = self.task(attempt) else { return };
         let (once, writes) = (task.retry.is_once(), !task.locks.write.is_empty());
+        let Some((spec, plan)) = self.epics.get(&attempt.epic) else { return };
         let folder = match &spec.workspace {
             Workspace::Path(path) => path.as_str(),
             Workspace::None => "",

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use amphi_coordination::{AttemptPhase, EpicStatus, InstanceEnd, InstanceState, Refusal};
-use amphi_protocol::journal::{AgentLife, AttemptNews, CancelCause, Decision, EpicEnd, Input, Next, Outcome, Resolution, Upkeep};
 use amphi_protocol::message::MessageType;
+use amphi_protocol::journal::{AgentLife, AttemptNews, CancelCause, Decision, EpicEnd, IncidentKind, Input, Next, Outcome, Resolution, Upkeep};
 
 /// Every name that must be reached, by kind.
 const NAMES: &[(&str, &[&str])] = &[
@@ -43,7 +43,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "snapshot.all_damaged",
         ],
     ),
-    ("epic", &["running", "waiting", "cancelling", "succeeded", "failed", "cancelled", "reopened"]),
+    ("epic", &["running", "waiting", "undoing", "cancelling", "succeeded", "failed", "cancelled", "reopened"]),
     (
         "instance",
         &[
@@ -60,6 +60,14 @@ const NAMES: &[(&str, &[&str])] = &[
             "cancelled",
             "cut_off",
             "skipped",
+            "undone",
+        ],
+    ),
+    (
+        "undo",
+        &[
+            "of_failure", "of_cancel", "ready", "assigned", "claimed", "started", "cancelling", "backoff", "unknown", "undone", "failed",
+            "run_again",
         ],
     ),
     ("outcome", &["succeeded", "exit", "output", "resource", "cancelled", "agent_lost", "not_started"]),
@@ -71,6 +79,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "lead",
             "submit",
             "cancel_epic",
+            "cancel_epic_undo",
             "cancel_task",
             "retry_task",
             "resolve_succeeded",
@@ -100,6 +109,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "epic_accepted",
             "epic_stopping",
             "epic_cancelling",
+            "undo_started",
             "epic_ended",
             "condition_true",
             "condition_false",
@@ -113,6 +123,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "instances_cancelled",
             "reopened",
             "incident_opened",
+            "incident_undo_failed",
             "incident_resolved",
             "node_joined",
             "node_lost",
@@ -217,7 +228,8 @@ impl Tally {
         let name = match input {
             Input::Lead { .. } => "lead",
             Input::Submit(_) => "submit",
-            Input::CancelEpic { .. } => "cancel_epic",
+            Input::CancelEpic { undo: true, .. } => "cancel_epic_undo",
+            Input::CancelEpic { undo: false, .. } => "cancel_epic",
             Input::CancelTask { .. } => "cancel_task",
             Input::RetryTask { .. } => "retry_task",
             Input::ResolveIncident { resolution: Resolution::Succeeded, .. } => "resolve_succeeded",
@@ -253,6 +265,7 @@ impl Tally {
             Decision::EpicAccepted { .. } => "epic_accepted",
             Decision::EpicStopping { .. } => "epic_stopping",
             Decision::EpicCancelling { .. } => "epic_cancelling",
+            Decision::UndoStarted { .. } => "undo_started",
             Decision::EpicEnded { .. } => "epic_ended",
             Decision::ConditionDecided { runs: true, .. } => "condition_true",
             Decision::ConditionDecided { runs: false, .. } => "condition_false",
@@ -274,7 +287,8 @@ impl Tally {
                 self.add("epic", "reopened");
                 "reopened"
             }
-            Decision::IncidentOpened { .. } => "incident_opened",
+            Decision::IncidentOpened { kind: IncidentKind::UndoFailed, .. } => "incident_undo_failed",
+            Decision::IncidentOpened { kind: IncidentKind::UnknownOutcome, .. } => "incident_opened",
             Decision::IncidentResolved { .. } => "incident_resolved",
             Decision::NodeJoined(_) => "node_joined",
             Decision::NodeLost { .. } => "node_lost",
@@ -341,8 +355,20 @@ impl Tally {
                 EpicStatus::Ended(EpicEnd::Cancelled) => "cancelled",
             };
             self.add("epic", name);
+            if epic.undoing.is_some() {
+                self.add("epic", "undoing");
+                self.add("undo", if epic.status == EpicStatus::Cancelling { "of_cancel" } else { "of_failure" });
+            }
             for instance in &epic.instances {
-                self.add("instance", instance_name(&instance.state));
+                let name = instance_name(&instance.state);
+                self.add("instance", name);
+                match name {
+                    "succeeded" if instance.undo => self.add("undo", "failed"),
+                    "undone" => self.add("undo", "undone"),
+                    name if instance.undo => self.add("undo", name),
+                    _ if instance.run > 2 => self.add("undo", "run_again"),
+                    _ => {}
+                }
             }
         }
     }
@@ -365,5 +391,6 @@ fn instance_name(state: &InstanceState) -> &'static str {
         InstanceState::Ended(InstanceEnd::Cancelled) => "cancelled",
         InstanceState::Ended(InstanceEnd::CutOff) => "cut_off",
         InstanceState::Ended(InstanceEnd::Skipped) => "skipped",
+        InstanceState::Ended(InstanceEnd::Undone) => "undone",
     }
 }

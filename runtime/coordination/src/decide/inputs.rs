@@ -2,10 +2,12 @@
 
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::{AttemptRef, EpicId, IncidentId, NodeId};
-use amphi_protocol::journal::{AgentReport, AttemptNews, AttemptReport, CancelCause, Decision, Input, NodeInfo, Resolution, Submission};
+use amphi_protocol::journal::{
+    AgentReport, AttemptNews, AttemptReport, CancelCause, Decision, IncidentKind, Input, NodeInfo, Resolution, Submission,
+};
 
 use crate::decide::{Deciding, Refusal};
-use crate::epic::{AttemptPhase, EpicStatus, InstanceEnd, InstanceState};
+use crate::epic::{AttemptPhase, EpicStatus, InstanceState};
 use crate::fleet::Fleet;
 use crate::mutants::{Mutant, planted};
 use crate::state::{State, TimerKind};
@@ -22,7 +24,7 @@ impl Deciding<'_> {
                 Ok(())
             }
             Input::Submit(submission) => self.submit(submission),
-            Input::CancelEpic { epic, by } => self.cancel_epic(epic, by),
+            Input::CancelEpic { epic, by, undo } => self.cancel_epic(epic, by, *undo),
             Input::CancelTask { epic, instances, .. } => self.cancel_task(epic, instances),
             Input::RetryTask { epic, instances, by } => self.retry_task(epic, instances, by),
             Input::ResolveIncident { incident, resolution, by } => self.resolve(incident, *resolution, by),
@@ -68,13 +70,23 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    fn cancel_epic(&mut self, id: &EpicId, by: &str) -> Result<(), Refusal> {
-        match self.state.known(id)?.status {
+    fn cancel_epic(&mut self, id: &EpicId, by: &str, undo: bool) -> Result<(), Refusal> {
+        let epic = self.state.known(id)?;
+        match epic.status {
+            _ if epic.undoing.is_some() => {
+                let hint = "it ends when the last undo has; `amphi task cancel` ends an undo that hangs, and the next one follows";
+                return Err(Refusal::error(ErrorCode::StateConflict, format!("epic {id} is being undone"), hint));
+            }
             EpicStatus::Running => {}
+            // A cancel under way can still be asked to undo, but not to leave that out again.
+            EpicStatus::Cancelling if undo && !epic.undo_wanted => {}
             EpicStatus::Cancelling => return Err(conflict(format!("epic {id} is being cancelled already"))),
+            EpicStatus::Ended(_) if undo => {
+                let hint = "only a cancel undoes, and what has ended cannot be cancelled; run an epic that takes its effects back";
+                return Err(Refusal::error(ErrorCode::StateConflict, format!("epic {id} has ended and cannot be undone"), hint));
+            }
             EpicStatus::Ended(_) => return Err(conflict(format!("epic {id} has ended"))),
         }
-        let epic = self.state.known(id)?;
         let instances = 0..epic.instances.len() as u32;
         let (mut open, mut unknown) = (Vec::new(), Vec::new());
         for i in instances {
@@ -84,7 +96,7 @@ impl Deciding<'_> {
                 _ => {}
             }
         }
-        self.put(Decision::EpicCancelling { epic: id.clone(), by: by.to_owned() });
+        self.put(Decision::EpicCancelling { epic: id.clone(), by: by.to_owned(), undo });
         for attempt in open {
             self.put(Decision::AttemptCancelling { attempt, cause: CancelCause::Request });
         }
@@ -118,31 +130,6 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    fn retry_task(&mut self, id: &EpicId, instances: &[u32], by: &str) -> Result<(), Refusal> {
-        let epic = self.state.known(id)?;
-        if epic.status == EpicStatus::Cancelling {
-            return Err(conflict(format!("epic {id} is being cancelled")));
-        }
-        for &i in instances {
-            match epic.instances.get(i as usize).map(|instance| &instance.state) {
-                Some(InstanceState::Ended(InstanceEnd::Failed | InstanceEnd::Cancelled | InstanceEnd::CutOff)) => {}
-                Some(InstanceState::Ended(InstanceEnd::Succeeded | InstanceEnd::Skipped)) => {
-                    return Err(conflict(format!("{} has ended well; a retry is for failed and cancelled tasks", epic.key(i))));
-                }
-                Some(_) => return Err(conflict(format!("{} has not ended", epic.key(i)))),
-                None => return Err(Refusal::Error(ApiError::new(ErrorCode::TaskNotFound, format!("epic {id} has no such task")))),
-            }
-        }
-        // What was cut off because something failed gets another chance with it.
-        let cut_off =
-            (0u32..).zip(&epic.instances).filter(|(_, instance)| matches!(instance.state, InstanceState::Ended(InstanceEnd::CutOff)));
-        let mut again: Vec<u32> = instances.iter().copied().chain(cut_off.map(|(i, _)| i)).collect();
-        again.sort_unstable();
-        again.dedup();
-        self.put(Decision::Reopened { epic: id.clone(), instances: again, by: by.to_owned() });
-        Ok(())
-    }
-
     fn resolve(&mut self, incident: &IncidentId, resolution: Resolution, by: &str) -> Result<(), Refusal> {
         let Some(known) = self.state.incidents.get(incident) else {
             return Err(Refusal::Error(ApiError::new(ErrorCode::IncidentNotFound, format!("there is no incident {incident}"))));
@@ -151,7 +138,11 @@ impl Deciding<'_> {
             return Err(conflict(format!("incident {incident} is resolved already")));
         }
         let epic = &self.state.epics[&known.attempt.epic];
-        if resolution == Resolution::NotStarted && (epic.stopping || epic.status != EpicStatus::Running) {
+        if resolution == Resolution::NotStarted && known.kind == IncidentKind::UndoFailed {
+            return Err(conflict("an undo that failed is not started again; resolve as succeeded or failed"));
+        }
+        let starts = epic.undoing.is_some() || (!epic.stopping && epic.status == EpicStatus::Running);
+        if resolution == Resolution::NotStarted && !starts {
             return Err(conflict(format!("epic {} starts nothing any more; resolve as succeeded or failed", epic.id)));
         }
         self.put(Decision::IncidentResolved { incident: incident.clone(), resolution, by: by.to_owned() });
@@ -260,12 +251,12 @@ impl Deciding<'_> {
     }
 }
 
-fn conflict(message: impl Into<String>) -> Refusal {
+pub(super) fn conflict(message: impl Into<String>) -> Refusal {
     Refusal::Error(ApiError::new(ErrorCode::StateConflict, message))
 }
 
 impl State {
-    fn known(&self, id: &EpicId) -> Result<&crate::epic::Epic, Refusal> {
+    pub(super) fn known(&self, id: &EpicId) -> Result<&crate::epic::Epic, Refusal> {
         self.epics.get(id).ok_or_else(|| {
             if self.history.retired.contains_key(id) {
                 return Refusal::error(

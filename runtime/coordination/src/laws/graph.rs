@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use amphi_protocol::document::{Condition, Plan};
+use amphi_protocol::journal::IncidentKind;
 
 use super::{Violation, hold};
 use crate::epic::{Epic, EpicStatus, InstanceEnd, InstanceState, TaskEnd};
@@ -26,8 +27,13 @@ impl Tally {
             if planned.task as usize != task {
                 break;
             }
+            // Whatever becomes of its undo, the run that the graph knows succeeded.
+            if instance.undo {
+                tally.succeeded += 1;
+                continue;
+            }
             match instance.state {
-                InstanceState::Ended(InstanceEnd::Succeeded) => tally.succeeded += 1,
+                InstanceState::Ended(InstanceEnd::Succeeded | InstanceEnd::Undone) => tally.succeeded += 1,
                 InstanceState::Ended(InstanceEnd::Failed) => tally.failed += 1,
                 InstanceState::Ended(InstanceEnd::Cancelled | InstanceEnd::CutOff) => tally.cancelled += 1,
                 InstanceState::Ended(InstanceEnd::Skipped) => {}
@@ -72,6 +78,8 @@ pub(super) fn check_epic(epic: &Epic) -> Result<(), Violation> {
     for (i, instance) in (0u32..).zip(&epic.instances) {
         if let InstanceState::Open(_) = instance.state {
             hold("S4", instance.attempt > 0, || format!("{} is open without an attempt", epic.attempt_ref(i)))?;
+        }
+        if let (InstanceState::Open(_), false) = (&instance.state, instance.undo) {
             check_needs(epic, i, &ends)?;
         }
     }
@@ -88,7 +96,7 @@ fn check_counters(epic: &Epic, tallies: &[Tally], ends: &[Option<TaskEnd>]) -> R
     ];
     let kept = [epic.active, epic.pending, epic.unknown, epic.open_tasks];
     hold("kept", found == kept, || format!("{}: active, pending, unknown, open are kept as {kept:?}, and are {found:?}", epic.id))?;
-    hold("L2", epic.is_ended() == (epic.open_tasks == 0), || {
+    hold("L2", epic.is_ended() == (epic.open_tasks == 0 && epic.undoing.is_none()), || {
         format!("{} has {} open tasks and is {:?}", epic.id, epic.open_tasks, epic.status)
     })?;
     let waits = epic.needs_person();
@@ -189,7 +197,8 @@ fn is_acyclic(plan: &Plan) -> bool {
 /// Whoever's outcome is unknown has exactly one open question, and the other way round.
 pub(super) fn check_questions(state: &State) -> Result<(), Violation> {
     let mut asked = 0;
-    for (id, incident) in state.incidents.iter().filter(|(_, incident)| incident.resolved.is_none()) {
+    let asks = |incident: &&crate::state::Incident| incident.resolved.is_none() && incident.kind == IncidentKind::UnknownOutcome;
+    for (id, incident) in state.incidents.iter().filter(|(_, incident)| asks(incident)) {
         asked += 1;
         let at = &incident.attempt;
         let epic = state.epics.get(&at.epic);

@@ -82,7 +82,9 @@ fn job(epic: &Epic, attempt: &AttemptRef) -> Job {
 /// The artifacts of everything in `needs`, by instance; at most [`INPUTS_MAX`] and one more, which the node refuses.
 fn inputs(epic: &Epic, i: u32) -> BTreeMap<String, Vec<Artifact>> {
     let needs = epic.plan.tasks[epic.task_of(i) as usize].needs.iter().map(|need| &epic.plan.tasks[*need as usize]);
-    let needed = needs.flat_map(|planned| planned.first..planned.first + planned.count);
+    // An undo also gets what its own task left.
+    let own = epic.instances[i as usize].undo.then_some(i);
+    let needed = needs.flat_map(|planned| planned.first..planned.first + planned.count).chain(own);
     let kept = needed.filter_map(|i| Some((i, epic.instances[i as usize].record.as_ref()?)));
     let files = kept.flat_map(|(i, record)| record.artifacts.iter().map(move |artifact| (i, artifact))).take(INPUTS_MAX + 1);
     let mut inputs = BTreeMap::<String, Vec<Artifact>>::new();
@@ -97,6 +99,11 @@ fn values(epic: &Epic, task: &TaskSpec, i: u32) -> BTreeMap<String, String> {
     let matrix = epic.plan.matrix_values(&epic.spec, i);
     let value = |reference: &Reference| match reference {
         Reference::Input(path) => Some(input(epic, path)),
+        // Only an undo reads what its own task gave.
+        Reference::Output { task: own, output } if *own == task.name => {
+            let record = epic.instances[i as usize].record.as_ref();
+            Some(record.and_then(|record| record.outputs.get(output)).map(value_text).unwrap_or_default())
+        }
         Reference::Output { task, output } => Some(epic.output(task.as_str(), output).map(value_text).unwrap_or_default()),
         Reference::Matrix(axis) => matrix.iter().find(|(name, _)| name == axis).map(|(_, value)| (*value).to_owned()),
         Reference::Secret(_) => None,

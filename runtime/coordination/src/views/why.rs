@@ -62,8 +62,22 @@ impl State {
                 waits.push(plain("person", format!("incident {incident}")));
                 None
             }
-            InstanceState::Open(_) | InstanceState::Ended(_) => None,
+            InstanceState::Ended(_) => self.undo_wait(epic, i, waits),
+            InstanceState::Open(_) => None,
         }
+    }
+
+    /// What has to end before an instance that succeeded is undone: what still runs, or the undo of what ended after it.
+    fn undo_wait<'s>(&self, epic: &'s Epic, i: u32, waits: &mut Vec<WaitView>) -> Option<(&'s Epic, u32)> {
+        if !epic.undo_wanted || epic.is_ended() {
+            return None;
+        }
+        let place = epic.undo_order.iter().rev().position(|other| *other == i)? as u64 + 1;
+        let is_open = |other: &u32| !epic.instances[*other as usize].state.is_ended();
+        let before = epic.undoing.or_else(|| (0..epic.instances.len() as u32).find(is_open))?;
+        let on = format!("{}/{}", epic.id, epic.key(before));
+        waits.push(WaitView { reason: "undo".to_owned(), on, holder: None, lease_left_ms: None, place: Some(place) });
+        Some((epic, before))
     }
 
     /// An instance that must end before instance `i` can be let go.

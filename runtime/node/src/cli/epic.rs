@@ -40,7 +40,7 @@ pub enum EpicCommand {
     /// The journal of an epic as NDJSON, for `verify --journal`
     Export(ExportArgs),
     /// Cancel an epic; its processes end
-    Cancel(IdArgs),
+    Cancel(CancelArgs),
 }
 
 /// The epic.
@@ -89,6 +89,16 @@ pub struct ExportArgs {
     output: Option<PathBuf>,
 }
 
+/// `epic cancel`.
+#[derive(Debug, Args)]
+pub struct CancelArgs {
+    #[command(flatten)]
+    id: IdArgs,
+    /// Then undo what succeeded and has an `undo`, the last first
+    #[arg(long)]
+    undo: bool,
+}
+
 /// Runs an `epic` command.
 pub async fn epic(global: &Global, screen: Screen, command: EpicCommand) -> Result<u8, Failure> {
     match command {
@@ -104,7 +114,7 @@ pub async fn epic(global: &Global, screen: Screen, command: EpicCommand) -> Resu
         EpicCommand::Export(args) => {
             journal_file::export(&Client::connect(global).await?, screen, &args.id.id, args.output.as_deref()).await
         }
-        EpicCommand::Cancel(args) => cancel(global, screen, &args.id).await,
+        EpicCommand::Cancel(args) => cancel(global, screen, &args).await,
     }
 }
 
@@ -209,6 +219,13 @@ fn epic_text(epic: &Value, style: Style) -> String {
     out.insert_str(0, &format!("{}\n", style.paint(paint, &format!("{glyph} {state}"))));
     out.push('\n');
     out.push_str(&task::tasks_table(items(epic, "tasks"), false, style));
+    if epic["undoing"] == Value::Bool(true) {
+        out.push_str(&format!("\n{} it is undone before it ends: what succeeded and has an undo, the last first\n", style.paint(Paint::Warn, "↶")));
+    }
+    let left = items(epic, "tasks").iter().filter(|task| task["undo"] == Value::Bool(true) && task["state"] == "succeeded").count();
+    if left > 0 {
+        out.push_str(&format!("\n{} not undone, because their undo failed: {left} (amphi incident ls)\n", style.paint(Paint::Bad, "✗")));
+    }
     if state == "waiting" {
         out.push_str(&format!("\n{} a person is needed: amphi incident ls\n", style.paint(Paint::Warn, "☝")));
     }
@@ -252,10 +269,12 @@ async fn verify(global: &Global, screen: Screen, args: VerifyArgs) -> Result<u8,
     Ok(if verdict["ok"] == Value::Bool(true) { exit::OK } else { exit::FAILED })
 }
 
-async fn cancel(global: &Global, screen: Screen, id: &EpicId) -> Result<u8, Failure> {
+async fn cancel(global: &Global, screen: Screen, args: &CancelArgs) -> Result<u8, Failure> {
+    let id = &args.id.id;
     let client = Client::connect(global).await?;
-    let reply = ask_epic(&client, "epic.cancel", &json!({ "epic": id })).await?;
-    screen.show(&reply, |_, _| format!("{id} is being cancelled; follow it: amphi epic watch {id}\n"))?;
+    let reply = ask_epic(&client, "epic.cancel", &json!({ "epic": id, "undo": args.undo })).await?;
+    let then = if args.undo { " and undone" } else { "" };
+    screen.show(&reply, |_, _| format!("{id} is being cancelled{then}; follow it: amphi epic watch {id}\n"))?;
     Ok(exit::OK)
 }
 

@@ -55,6 +55,7 @@ fn mark(kind: &str) -> (&'static str, Paint) {
         "epic.waiting" | "incident.opened" | "task.unknown" => ("☝", Paint::Warn),
         "task.waiting" => ("◌", Paint::Dim),
         "task.skipped" => ("↷", Paint::Dim),
+        "task.undone" => ("↶", Paint::Warn),
         "task.progress" => ("…", Paint::Dim),
         _ => ("•", Paint::Plain),
     }
@@ -75,6 +76,7 @@ fn remarks(event: &Value, noun: &str) -> String {
             (_, Value::Null) => {}
             ("percent", value) => parts.push(format!("{value}%")),
             ("message" | "summary", Value::String(text)) => parts.push(text.clone()),
+            ("undo", Value::Bool(true)) => parts.push("(undo)".to_owned()),
             ("exit_code", Value::Number(code)) if code.as_i64() == Some(0) => {}
             (_, Value::Object(map)) if map.is_empty() => {}
             (_, Value::Array(list)) if list.is_empty() => {}

@@ -40,10 +40,8 @@ pub async fn list(gateway: Arc<Gateway>, request: Request) -> Answer {
 pub async fn cancel(gateway: Arc<Gateway>, request: Request) -> Answer {
     let fields = request.fields()?;
     let epic = fields.epic()?;
-    if fields.flag("undo")? {
-        return Err(ApiError::new(ErrorCode::EpicKindUnsupported, "this release cannot undo").hint("cancel without `undo`"));
-    }
-    take(&gateway, Input::CancelEpic { epic: epic.clone(), by: request.by }, json!({ "epic": epic })).await
+    let undo = fields.flag("undo")?;
+    take(&gateway, Input::CancelEpic { epic: epic.clone(), by: request.by, undo }, json!({ "epic": epic })).await
 }
 
 /// Hands an input over; on success answers `reply` with the commit's epoch and index.

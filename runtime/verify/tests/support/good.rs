@@ -2,7 +2,7 @@
 
 use amphi_protocol::ids::{AttemptRef, Incarnation, IncidentId, Timestamp};
 use amphi_protocol::journal::{
-    AgentLife, AgentReport, AttemptNews, CancelCause, Decision, EpicEnd, Input, Next, Outcome, Resolution, Upkeep,
+    AgentLife, AgentReport, AttemptNews, CancelCause, Decision, EpicEnd, IncidentKind, Input, Next, Outcome, Resolution, Upkeep,
 };
 use serde_json::json;
 
@@ -20,6 +20,8 @@ pub fn all() -> Vec<(&'static str, Journal)> {
         ("locks", locks()),
         ("cancel", cancel()),
         ("failure-always", failure_always()),
+        ("undo", undo()),
+        ("cancel-undo", cancel_undo()),
         ("node-loss", node_loss()),
         ("claim", claim()),
         ("unknown-outcome", unknown_outcome((1, 2))),
@@ -176,9 +178,9 @@ fn cancel() -> Journal {
     let a = journal.assign("cancel", 0, W1);
     journal.start(&a);
     let by = "local".to_owned();
-    let cancelling = Decision::EpicCancelling { epic: epic("cancel"), by: by.clone() };
+    let cancelling = Decision::EpicCancelling { epic: epic("cancel"), by: by.clone(), undo: false };
     let stop = Decision::AttemptCancelling { attempt: a.attempt.clone(), cause: CancelCause::Request };
-    journal.commit(Input::CancelEpic { epic: epic("cancel"), by }, vec![cancelling, stop]);
+    journal.commit(Input::CancelEpic { epic: epic("cancel"), by, undo: false }, vec![cancelling, stop]);
     journal.end(&a, Outcome::Cancelled, Next::Cancelled, vec![ended("cancel", EpicEnd::Cancelled)]);
     journal
 }
@@ -206,6 +208,103 @@ fn failure_always() -> Journal {
     journal.start(&report);
     journal.end(&undo, Outcome::Succeeded, Next::Succeeded, vec![]);
     journal.end(&report, Outcome::Succeeded, Next::Succeeded, vec![decided(5, false), ended("failing", EpicEnd::Failed)]);
+    journal
+}
+
+/// A task fails, and what succeeded before it is undone, the last first; the first undo needs a second try, the last one fails.
+fn undo() -> Journal {
+    let mut journal = Journal::with_workers(2);
+    let tasks = vec![
+        task("migrate", json!({"locks": {"write": ["db"]}, "undo": task("migrate", json!({"locks": {"write": ["db"]}, "retry": retry(1)}))})),
+        task("quiet", json!({})),
+        task("start", json!({"needs": [0], "undo": task("start", json!({"retry": retry(2)}))})),
+        task("smoke", json!({"needs": [2], "retry": retry(1)})),
+        task("report", json!({"needs": [3], "condition": "always"})),
+        task("verify", json!({"needs": [3]})),
+    ];
+    journal.submit("undo", spec(tasks, json!({"on_failure": "undo"})), vec![]);
+    let migrate = journal.assign("undo", 0, W1);
+    journal.claim(&migrate);
+    journal.start(&migrate);
+    journal.end(&migrate, Outcome::Succeeded, Next::Succeeded, vec![]);
+    journal.run("undo", 2, W2, vec![]);
+    journal.run("undo", 1, W1, vec![]);
+    let smoke = journal.assign("undo", 3, W1);
+    journal.claim(&smoke);
+    journal.start(&smoke);
+    let stopping = Decision::EpicStopping { epic: epic("undo"), i: 3 };
+    let decided = Decision::ConditionDecided { epic: epic("undo"), task: 4, runs: true };
+    journal.end(&smoke, Outcome::Exit, Next::Failed, vec![stopping, decided]);
+    let report = journal.assign("undo", 4, W1);
+    journal.start(&report);
+    let begin = |i, run| Decision::UndoStarted { epic: epic("undo"), i, run };
+    let first = journal.give("undo", 2, (2, 1), W1);
+    journal.end(&report, Outcome::Succeeded, Next::Succeeded, vec![begin(2, 2), first.assigned()]);
+    journal.start(&first);
+    let second = journal.give("undo", 2, (2, 2), W2);
+    journal.end(&first, Outcome::Exit, Next::Retry { at: Timestamp(0) }, vec![second.assigned()]);
+    journal.start(&second);
+    let last = journal.give("undo", 0, (2, 1), W1);
+    journal.end(&second, Outcome::Succeeded, Next::Succeeded, vec![begin(0, 2), last.assigned()]);
+    journal.claim(&last);
+    journal.start(&last);
+    let told = undo_failed("inc-0-1", &last.attempt);
+    journal.end(&last, Outcome::Exit, Next::Failed, vec![told, ended("undo", EpicEnd::Failed)]);
+    journal
+}
+
+pub fn undo_failed(incident: &str, attempt: &AttemptRef) -> Decision {
+    Decision::IncidentOpened {
+        incident: IncidentId::parse(incident).expect("the scenes use valid ids"),
+        attempt: attempt.clone(),
+        summary: "the undo failed".to_owned(),
+        kind: IncidentKind::UndoFailed,
+    }
+}
+
+/// Cancelled with undo; the undo's outcome is unknown, a person says that it never began, and it is done in a new run. Then the epic is
+/// taken up again.
+fn cancel_undo() -> Journal {
+    let mut journal = Journal::with_workers(1);
+    let tasks = vec![
+        task("a", json!({"undo": task("a", json!({"retry": retry(1)}))})),
+        task("b", json!({"needs": [0], "undo": task("b", json!({}))})),
+    ];
+    journal.submit("back", spec(tasks, json!({})), vec![]);
+    journal.run("back", 0, W1, vec![]);
+    let b = journal.assign("back", 1, W1);
+    journal.start(&b);
+    let by = "local".to_owned();
+    let cancelling = Decision::EpicCancelling { epic: epic("back"), by: by.clone(), undo: true };
+    let stop = Decision::AttemptCancelling { attempt: b.attempt.clone(), cause: CancelCause::Request };
+    journal.commit(Input::CancelEpic { epic: epic("back"), by: by.clone(), undo: true }, vec![cancelling, stop]);
+    let first = journal.give("back", 0, (2, 1), W1);
+    let begin = Decision::UndoStarted { epic: epic("back"), i: 0, run: 2 };
+    journal.end(&b, Outcome::Cancelled, Next::Cancelled, vec![begin, first.assigned()]);
+    journal.claim(&first);
+    let incident = IncidentId::parse("inc-0-1").expect("the scenes use valid ids");
+    let asked = Decision::IncidentOpened {
+        incident: incident.clone(),
+        attempt: first.attempt.clone(),
+        summary: "the undo of a may have run".to_owned(),
+        kind: IncidentKind::UnknownOutcome,
+    };
+    journal.end(&first, Outcome::AgentLost, Next::Unknown, vec![asked]);
+    let second = journal.give("back", 0, (3, 1), W1);
+    let resolution = Resolution::NotStarted;
+    let resolved = Decision::IncidentResolved { incident: incident.clone(), resolution, by: by.clone() };
+    journal.commit(Input::ResolveIncident { incident, resolution, by: by.clone() }, vec![resolved, second.assigned()]);
+    journal.claim(&second);
+    journal.start(&second);
+    journal.end(&second, Outcome::Succeeded, Next::Succeeded, vec![ended("back", EpicEnd::Cancelled)]);
+    let again = Decision::Reopened { epic: epic("back"), instances: vec![0, 1], by: by.clone() };
+    let third = journal.give("back", 0, (4, 1), W1);
+    journal.commit(Input::RetryTask { epic: epic("back"), instances: vec![1], by }, vec![again, third.assigned()]);
+    journal.start(&third);
+    let last = journal.give("back", 1, (2, 1), W1);
+    journal.end(&third, Outcome::Succeeded, Next::Succeeded, vec![last.assigned()]);
+    journal.start(&last);
+    journal.end(&last, Outcome::Succeeded, Next::Succeeded, vec![ended("back", EpicEnd::Succeeded)]);
     journal
 }
 
@@ -264,7 +363,7 @@ fn claim() -> Journal {
 /// The outcome of `attempt` is unknown and somebody is asked.
 pub fn asked(name: &str, attempt: &AttemptRef) -> Decision {
     let incident = IncidentId::parse(name).expect("the scenes use valid ids");
-    Decision::IncidentOpened { incident, attempt: attempt.clone(), summary: "nobody knows".into() }
+    Decision::IncidentOpened { incident, attempt: attempt.clone(), summary: "nobody knows".into(), kind: IncidentKind::UnknownOutcome }
 }
 
 /// A person says that it never began: the run goes on, or a new one takes its place; `then` is the attempt that follows.

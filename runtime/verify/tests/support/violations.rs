@@ -29,6 +29,10 @@ pub fn all() -> Vec<(Law, &'static str, Journal)> {
         (Law::S5, "assigned-after-end", assigned_after_end()),
         (Law::S5, "assigned-after-cancel", assigned_after_cancel()),
         (Law::S6, "needs-not-met", needs_not_met()),
+        (Law::S5, "undone-without-having-succeeded", undone_without_success()),
+        (Law::S6, "undone-out-of-order", undone_out_of_order()),
+        (Law::S6, "undone-while-a-task-runs", undone_while_a_task_runs()),
+        (Law::S6, "undone-though-nobody-wants-it", undone_unwanted()),
         (Law::S6, "condition-before-its-time", condition_before_its_time()),
         (Law::S7, "two-writers", two_writers()),
         (Law::S7, "reader-beside-writer-of-another-epic", reader_beside_writer()),
@@ -55,6 +59,8 @@ pub fn all() -> Vec<(Law, &'static str, Journal)> {
         (Law::L2, "ended-too-early", ended_too_early()),
         (Law::L2, "put-away-before-its-end", put_away_early()),
         (Law::L2, "unknown-and-nobody-asked", nobody_asked()),
+        (Law::L2, "ended-before-its-undo", ended_before_its_undo()),
+        (Law::L2, "undo-failed-and-nobody-told", undo_failed_untold()),
         (Law::L7, "retried-beyond-policy", retried_beyond_policy()),
     ]
 }
@@ -199,8 +205,8 @@ fn assigned_after_end() -> Journal {
 fn assigned_after_cancel() -> Journal {
     let mut journal = one_task(json!({}));
     let by = "local".to_owned();
-    let cancelling = Decision::EpicCancelling { epic: epic("e"), by: by.clone() };
-    journal.commit(Input::CancelEpic { epic: epic("e"), by }, vec![cancelling]);
+    let cancelling = Decision::EpicCancelling { epic: epic("e"), by: by.clone(), undo: false };
+    journal.commit(Input::CancelEpic { epic: epic("e"), by, undo: false }, vec![cancelling]);
     let a = journal.give("e", 0, (1, 1), W1);
     journal.commit(Input::Tick, vec![a.assigned(), ended("e", EpicEnd::Cancelled)]);
     journal
@@ -509,4 +515,89 @@ fn retried_beyond_policy() -> Journal {
 /// The epic that most scenes are about.
 pub fn focus() -> EpicId {
     epic("e")
+}
+
+/// `a`, `b` and `c` one after the other in an epic `e` that undoes; the first two can be undone and have succeeded, `c` runs.
+fn undoing(on_failure: &str) -> (Journal, super::Given) {
+    let mut journal = Journal::with_workers(2);
+    let undo = |name| json!({"undo": task(name, json!({"retry": retry(1)}))});
+    let mut tasks = vec![task("a", undo("a")), task("b", undo("b")), task("c", json!({"retry": retry(2)}))];
+    (tasks[1]["needs"], tasks[2]["needs"]) = (json!([0]), json!([1]));
+    journal.submit("e", spec(tasks, json!({"on_failure": on_failure})), vec![]);
+    journal.run("e", 0, W1, vec![]);
+    journal.run("e", 1, W1, vec![]);
+    let c = journal.assign("e", 2, W1);
+    journal.start(&c);
+    (journal, c)
+}
+
+fn begin_undo(i: u32) -> Decision {
+    Decision::UndoStarted { epic: epic("e"), i, run: 2 }
+}
+
+fn stopping() -> Decision {
+    Decision::EpicStopping { epic: epic("e"), i: 2 }
+}
+
+/// Does the undos of these instances, and ends.
+fn undo_all(journal: &mut Journal, order: &[u32], end: EpicEnd) {
+    for (position, i) in order.iter().enumerate() {
+        let undo = journal.give("e", *i, (2, 1), W1);
+        journal.commit(Input::Tick, vec![undo.assigned()]);
+        journal.claim(&undo);
+        journal.start(&undo);
+        let next = order.get(position + 1).map_or(ended("e", end), |next| begin_undo(*next));
+        journal.end(&undo, Outcome::Succeeded, Next::Succeeded, vec![next]);
+    }
+}
+
+fn undone_without_success() -> Journal {
+    let (mut journal, c) = undoing("undo");
+    journal.end(&c, Outcome::Exit, Next::Failed, vec![stopping(), begin_undo(2), begin_undo(1)]);
+    undo_all(&mut journal, &[1, 0], EpicEnd::Failed);
+    journal
+}
+
+fn undone_out_of_order() -> Journal {
+    let (mut journal, c) = undoing("undo");
+    journal.end(&c, Outcome::Exit, Next::Failed, vec![stopping(), begin_undo(0)]);
+    undo_all(&mut journal, &[0, 1], EpicEnd::Failed);
+    journal
+}
+
+fn undone_while_a_task_runs() -> Journal {
+    let (mut journal, c) = undoing("undo");
+    let by = "local".to_owned();
+    let cancelling = Decision::EpicCancelling { epic: epic("e"), by: by.clone(), undo: true };
+    let stop = Decision::AttemptCancelling { attempt: c.attempt.clone(), cause: CancelCause::Request };
+    journal.commit(Input::CancelEpic { epic: epic("e"), by, undo: true }, vec![cancelling, stop, begin_undo(1)]);
+    journal.end(&c, Outcome::Cancelled, Next::Cancelled, vec![]);
+    undo_all(&mut journal, &[1, 0], EpicEnd::Cancelled);
+    journal
+}
+
+fn undone_unwanted() -> Journal {
+    let (mut journal, c) = undoing("stop");
+    journal.end(&c, Outcome::Exit, Next::Failed, vec![stopping(), begin_undo(1)]);
+    undo_all(&mut journal, &[1], EpicEnd::Failed);
+    journal
+}
+
+fn ended_before_its_undo() -> Journal {
+    let (mut journal, c) = undoing("undo");
+    journal.end(&c, Outcome::Exit, Next::Failed, vec![stopping(), begin_undo(1)]);
+    undo_all(&mut journal, &[1], EpicEnd::Failed);
+    journal
+}
+
+fn undo_failed_untold() -> Journal {
+    let (mut journal, c) = undoing("undo");
+    journal.end(&c, Outcome::Exit, Next::Failed, vec![stopping(), begin_undo(1)]);
+    let undo = journal.give("e", 1, (2, 1), W1);
+    journal.commit(Input::Tick, vec![undo.assigned()]);
+    journal.claim(&undo);
+    journal.start(&undo);
+    journal.end(&undo, Outcome::Exit, Next::Failed, vec![begin_undo(0)]);
+    undo_all(&mut journal, &[0], EpicEnd::Failed);
+    journal
 }
