@@ -462,7 +462,11 @@ fn an_undo_is_a_task_that_inherits_what_it_does_not_say() {
 
 #[test]
 fn an_undo_may_read_its_own_task_and_what_comes_before_it() {
-    let of = |undo: &str| doc(&format!("tasks:\n  a: {{ run: x, outputs: {{ o: string }} }}\n  b: {{ run: y, needs: [a], undo: {undo} }}\n  c: {{ run: z }}\n"));
+    let of = |undo: &str| {
+        doc(&format!(
+            "tasks:\n  a: {{ run: x, outputs: {{ o: string }} }}\n  b: {{ run: y, needs: [a], undo: {undo} }}\n  c: {{ run: z }}\n"
+        ))
+    };
     for fine in ["a", "b"] {
         let compiled = compile(&of(&format!("{{ run: 'echo ${{{{ tasks.{fine}.outputs.o }}}}' }}")), &options());
         assert_eq!(compiled.problems, vec![], "{fine}");

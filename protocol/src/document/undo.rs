@@ -16,12 +16,7 @@ const UNDO_KINDS: [&str; 2] = ["run", "tool"];
 
 impl<'d> Check<'d> {
     /// Reads the `undo` of `task`. Gives the specification and the outputs that only the undo reads.
-    pub(super) fn undo(
-        &mut self,
-        node: &'d Node,
-        fields: &Fields<'d, '_>,
-        task: &TaskSpec,
-    ) -> (Option<TaskSpec>, Vec<(Reference, Place)>) {
+    pub(super) fn undo(&mut self, node: &'d Node, fields: &Fields<'d, '_>, task: &TaskSpec) -> (Option<TaskSpec>, Vec<(Reference, Place)>) {
         let Some(listed) = read::fields(&mut self.report, node, "undo", &[keys::KINDS, keys::UNDO]) else { return (None, Vec::new()) };
         let before = self.report.count();
         let what = format!("the undo of `{}`", shown(task.name.as_str()));

@@ -128,7 +128,10 @@ impl World {
             .epics()
             .map(|epic| {
                 let again = |state: &InstanceState| {
-                    matches!(state, InstanceState::Ended(InstanceEnd::Failed | InstanceEnd::Cancelled | InstanceEnd::CutOff | InstanceEnd::Undone))
+                    matches!(
+                        state,
+                        InstanceState::Ended(InstanceEnd::Failed | InstanceEnd::Cancelled | InstanceEnd::CutOff | InstanceEnd::Undone)
+                    )
                 };
                 let failed = (0u32..).zip(&epic.instances).filter(|(_, instance)| again(&instance.state)).map(|(i, _)| i);
                 (epic.id.clone(), failed.collect())

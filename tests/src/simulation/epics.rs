@@ -99,7 +99,15 @@ fn task(rng: &mut Rng, position: u32, phase: Option<u32>, earlier: &[u32]) -> Ta
 fn undo(rng: &mut Rng, task: &TaskSpec) -> TaskSpec {
     let alone = TaskSpec { phase: None, needs: None, matrix: Vec::new(), exclude: Vec::new(), ..task.clone() };
     let timeout_ms = rng.chance(20).then(|| rng.between(200, 1_200));
-    TaskSpec { max_parallel: None, fail_fast: false, condition: Condition::Success, optional: false, retry: retry(rng), timeout_ms, ..alone }
+    TaskSpec {
+        max_parallel: None,
+        fail_fast: false,
+        condition: Condition::Success,
+        optional: false,
+        retry: retry(rng),
+        timeout_ms,
+        ..alone
+    }
 }
 
 fn matrix(rng: &mut Rng) -> Vec<MatrixAxis> {

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use amphi_coordination::{AttemptPhase, EpicStatus, InstanceEnd, InstanceState, Refusal};
+use amphi_protocol::journal::{
+    AgentLife, AttemptNews, CancelCause, Decision, EpicEnd, IncidentKind, Input, Next, Outcome, Resolution, Upkeep,
+};
 use amphi_protocol::message::MessageType;
-use amphi_protocol::journal::{AgentLife, AttemptNews, CancelCause, Decision, EpicEnd, IncidentKind, Input, Next, Outcome, Resolution, Upkeep};
 
 /// Every name that must be reached, by kind.
 const NAMES: &[(&str, &[&str])] = &[
@@ -66,7 +68,17 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "undo",
         &[
-            "of_failure", "of_cancel", "ready", "assigned", "claimed", "started", "cancelling", "backoff", "unknown", "undone", "failed",
+            "of_failure",
+            "of_cancel",
+            "ready",
+            "assigned",
+            "claimed",
+            "started",
+            "cancelling",
+            "backoff",
+            "unknown",
+            "undone",
+            "failed",
             "run_again",
         ],
     ),

@@ -14,9 +14,7 @@ impl Deciding<'_> {
         may_reopen(epic)?;
         for &i in instances {
             match epic.instances.get(i as usize).map(|instance| &instance.state) {
-                Some(InstanceState::Ended(
-                    InstanceEnd::Failed | InstanceEnd::Cancelled | InstanceEnd::CutOff | InstanceEnd::Undone,
-                )) => {}
+                Some(InstanceState::Ended(InstanceEnd::Failed | InstanceEnd::Cancelled | InstanceEnd::CutOff | InstanceEnd::Undone)) => {}
                 Some(InstanceState::Ended(InstanceEnd::Succeeded | InstanceEnd::Skipped)) => {
                     return Err(conflict(format!("{} has ended well; a retry is for failed and cancelled tasks", epic.key(i))));
                 }

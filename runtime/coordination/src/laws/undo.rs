@@ -19,7 +19,9 @@ pub(super) fn check(epic: &Epic) -> Result<(), Violation> {
         }
         hold("S5", !undone || instance.undo, || format!("{id} instance {i} is undone without an undo"))?;
         let blocked = matches!(instance.state, InstanceState::Blocked) || instance.state.is_ended() && !ended_well && !undone;
-        hold("S5", !(instance.undo && (blocked || !epic.has_undo(i))), || format!("{id} instance {i} is an undo and {:?}", instance.state))?;
+        hold("S5", !(instance.undo && (blocked || !epic.has_undo(i))), || {
+            format!("{id} instance {i} is an undo and {:?}", instance.state)
+        })?;
     }
     let kept: BTreeSet<u32> = epic.undo_order.iter().copied().collect();
     hold("kept", kept == expected && kept.len() == epic.undo_order.len(), || {

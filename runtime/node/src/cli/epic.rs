@@ -220,7 +220,10 @@ fn epic_text(epic: &Value, style: Style) -> String {
     out.push('\n');
     out.push_str(&task::tasks_table(items(epic, "tasks"), false, style));
     if epic["undoing"] == Value::Bool(true) {
-        out.push_str(&format!("\n{} it is undone before it ends: what succeeded and has an undo, the last first\n", style.paint(Paint::Warn, "↶")));
+        out.push_str(&format!(
+            "\n{} it is undone before it ends: what succeeded and has an undo, the last first\n",
+            style.paint(Paint::Warn, "↶")
+        ));
     }
     let left = items(epic, "tasks").iter().filter(|task| task["undo"] == Value::Bool(true) && task["state"] == "succeeded").count();
     if left > 0 {

@@ -215,7 +215,10 @@ fn failure_always() -> Journal {
 fn undo() -> Journal {
     let mut journal = Journal::with_workers(2);
     let tasks = vec![
-        task("migrate", json!({"locks": {"write": ["db"]}, "undo": task("migrate", json!({"locks": {"write": ["db"]}, "retry": retry(1)}))})),
+        task(
+            "migrate",
+            json!({"locks": {"write": ["db"]}, "undo": task("migrate", json!({"locks": {"write": ["db"]}, "retry": retry(1)}))}),
+        ),
         task("quiet", json!({})),
         task("start", json!({"needs": [0], "undo": task("start", json!({"retry": retry(2)}))})),
         task("smoke", json!({"needs": [2], "retry": retry(1)})),
