@@ -67,20 +67,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ),
     (
         "undo",
-        &[
-            "of_failure",
-            "of_cancel",
-            "ready",
-            "assigned",
-            "claimed",
-            "started",
-            "cancelling",
-            "backoff",
-            "unknown",
-            "undone",
-            "failed",
-            "run_again",
-        ],
+        &["of_failure", "of_cancel", "ready", "assigned", "claimed", "started", "cancelling", "backoff", "unknown", "undone", "failed"],
     ),
     ("outcome", &["succeeded", "exit", "output", "resource", "cancelled", "agent_lost", "not_started"]),
     ("next", &["succeeded", "failed", "cancelled", "retry", "unknown"]),
@@ -378,7 +365,6 @@ impl Tally {
                     "succeeded" if instance.undo => self.add("undo", "failed"),
                     "undone" => self.add("undo", "undone"),
                     name if instance.undo => self.add("undo", name),
-                    _ if instance.run > 2 => self.add("undo", "run_again"),
                     _ => {}
                 }
             }
