@@ -249,6 +249,12 @@ class Up:
             self.process.wait()
             raise AssertionError(f"`amphi up` did not end within {deadline or DEADLINE:.0f} s of SIGTERM") from None
 
+    @property
+    def node_url(self):
+        """What nodes log in with; clients may not speak where they do."""
+        with open(os.path.join(self.data, "node-url"), encoding="utf-8") as file:
+            return file.read()
+
     def log(self, lines=60):
         with contextlib.suppress(FileNotFoundError):
             with open(self.log_file, encoding="utf-8", errors="replace") as file:

@@ -24,6 +24,7 @@ mod objects;
 mod output;
 mod reader;
 pub mod remembered;
+mod seats;
 
 pub use bus::NatsBus;
 pub use events::NatsEventStream;
@@ -32,6 +33,7 @@ pub use messages::NatsAgentMail;
 pub use objects::{NatsObjectStore, OBJECT_BYTES_MAX};
 pub use output::NatsOutputLog;
 pub use remembered::{Remembered, RememberedWriter};
+pub use seats::{SeatClaim, SeatHolder};
 
 #[cfg(test)]
 mod tests;
@@ -73,6 +75,13 @@ pub async fn connect(url: &str, name: &str) -> Result<Client, ConnectError> {
     options.connect(servers).await.map_err(ConnectError::Unreachable)
 }
 
+/// As [`connect_later`], for what nodes and Managers say to each other: answers come to inboxes that no client may send to.
+pub async fn connect_node(url: &str, name: &str) -> Result<Client, ConnectError> {
+    let (servers, options) = connect_options(url, name)?;
+    let options = options.custom_inbox_prefix(amphi_protocol::subjects::INTERNAL_INBOX);
+    options.retry_on_initial_connect().connect(servers).await.map_err(ConnectError::Unreachable)
+}
+
 /// As [`connect`], but returns at once and goes on trying if nobody answers yet.
 pub async fn connect_later(url: &str, name: &str) -> Result<Client, ConnectError> {
     let (servers, options) = connect_options(url, name)?;
@@ -92,6 +101,17 @@ pub fn connect_options(url: &str, name: &str) -> Result<(Vec<ServerAddr>, Connec
         Some((token, None)) => options.token(percent_decoded(token)?),
     };
     Ok((servers, options))
+}
+
+/// `url` with other credentials, for each of its servers. They must need no percent-encoding.
+pub fn with_credentials(url: &str, user: &str, password: &str) -> String {
+    let one = |part: &str| {
+        let part = part.trim();
+        let (scheme, rest) = part.split_once("://").unwrap_or(("nats", part));
+        let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
+        format!("{scheme}://{user}:{password}@{address}")
+    };
+    url.split(',').map(one).collect::<Vec<_>>().join(",")
 }
 
 fn percent_decoded(text: &str) -> Result<String, ConnectError> {

@@ -97,7 +97,10 @@ impl View<'_> {
             let (glyph, paint) = state_mark(&state);
             let head = self.style.paint(Paint::Head, &visible(&text_of(node, "node")));
             let word = self.style.paint(paint, &visible(&format!("{glyph} {state}")));
-            let _ = writeln!(out, "{head}  {word}  {}", self.style.paint(Paint::Dim, &format!("pid {}", text_of(node, "pid"))));
+            let mut notes = vec![format!("pid {}", text_of(node, "pid"))];
+            notes.extend(node["restarts"].as_u64().filter(|restarts| *restarts > 0).map(|restarts| format!("restarts {restarts}")));
+            notes.extend(node["last_exit"].as_str().map(|cause| format!("last exit: {cause}")));
+            let _ = writeln!(out, "{head}  {word}  {}", self.style.paint(Paint::Dim, &visible(&notes.join(" · "))));
             if !node["root"].is_null() {
                 self.branch(&mut out, &node["root"], "", true);
             }

@@ -91,6 +91,15 @@ pub async fn node(gateway: Arc<Gateway>, request: Request) -> Answer {
         .ok_or_else(|| ApiError::new(ErrorCode::NodeNotFound, format!("there is no node {node}")).hint("`amphi node ls` lists them"))
 }
 
+/// `node.join`: what a node of another machine logs in with. Who may ask may also give work to every node, so nothing is given away.
+pub async fn join(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let _none = request.fields()?;
+    // A Manager that does not lead takes nobody in.
+    gateway.manager.read(|_| ()).await?;
+    let (user, password) = gateway.join.clone().unzip();
+    Ok(json!({ "user": user, "password": password }))
+}
+
 /// `role.list`.
 pub async fn roles(gateway: Arc<Gateway>, request: Request) -> Answer {
     let _none = request.fields()?;
@@ -112,7 +121,8 @@ pub async fn tree(gateway: Arc<Gateway>, request: Request) -> Answer {
             };
             let root = answer.and_then(|answer| serde_json::from_slice::<Value>(&answer.body).ok()).unwrap_or(Value::Null);
             let state = if node.state == "alive" && root.is_null() { "silent".to_owned() } else { node.state };
-            json!({ "node": node.id, "pid": node.pid, "incarnation": node.incarnation, "state": state, "root": root })
+            json!({ "node": node.id, "pid": node.pid, "incarnation": node.incarnation, "state": state, "restarts": node.restarts, "last_exit": node.last_exit,
+                "root": root })
         }
     });
     Ok(json!({ "nodes": futures::future::join_all(asked).await }))

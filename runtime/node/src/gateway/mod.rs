@@ -54,6 +54,8 @@ pub struct Gateway {
     pub catalog: Catalog,
     /// Roles as `role list` shows them.
     pub roles: Value,
+    /// Credentials for nodes of other machines; none: they need no others.
+    pub join: Option<(String, String)>,
     /// The shard.
     pub shard: ShardId,
     /// True once every verb has been served.
@@ -95,6 +97,7 @@ endpoints! {
     "agent.restart" => fleet::restart_agent,
     "node.list" => fleet::nodes,
     "node.get" => fleet::node,
+    "node.join" => fleet::join,
     "role.list" => fleet::roles,
     "tree.get" => fleet::tree,
     "incident.list" => fleet::incidents,

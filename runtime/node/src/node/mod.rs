@@ -15,7 +15,8 @@ use amphi_adapters::nats::managed::{DataLock, LockError};
 use amphi_adapters::process::{become_subreaper, confirm_dead};
 use amphi_agents::manager::Leadership;
 use amphi_config::{Environment, Sources, TeamConfig, load};
-use amphi_protocol::ids::Incarnation;
+use amphi_protocol::api::ErrorCode;
+use amphi_protocol::ids::{Incarnation, NodeId};
 use amphi_supervisors::SupervisorMessage;
 use anyhow::{Context as _, bail};
 use async_nats::client::FlushErrorKind;
@@ -44,9 +45,28 @@ pub async fn run() -> u8 {
     };
     match live(spec, gone).await {
         Ok(()) => 0,
+        Err(error) if error.is::<IdTaken>() => {
+            refuse(&error);
+            EXIT_CONFLICT
+        }
         Err(error) => refuse(&error),
     }
 }
+
+/// The id belongs to somebody who lives.
+#[derive(Debug)]
+struct IdTaken(NodeId);
+
+impl std::fmt::Display for IdTaken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the cluster has a living node {} in another data folder\ngive this one an id of its own: --node-prefix P", self.0)
+    }
+}
+
+impl std::error::Error for IdTaken {}
+
+/// Another node has the id; `up` does not try again.
+const EXIT_CONFLICT: u8 = 5;
 
 fn refuse(error: &anyhow::Error) -> u8 {
     tracing::error!("the node ends: {error:#}");
@@ -59,7 +79,7 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
     let life = begin_life(&spec.data)?;
     let (team, environment) = configuration(&spec)?;
     let world = World::open(&spec, &team, &environment).await?;
-    let (memory, client) = (world.memory.clone(), world.client.clone());
+    let (memory, client, leads) = (world.memory.clone(), world.client.clone(), world.seat.is_some());
     let tree = Tree::plant(&spec, life, &team, world).await?;
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let [terminate, interrupt] = &mut signals;
@@ -70,7 +90,7 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
         () = given_up(&client) => bail!("the connection to NATS is given up"),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        ready = tell_when_ready(&spec, &tree) => {
+        ready = tell_when_ready(&spec, &tree, leads) => {
             ready?;
             tokio::select! {
                 () = gone.cancelled() => bail!("`up` is gone"),
@@ -134,14 +154,17 @@ fn configuration(spec: &NodeSpec) -> anyhow::Result<(TeamConfig, Environment)> {
 }
 
 /// Ready is who is registered and, with a seat, leads (in one node's cluster: this one) and serves.
-async fn tell_when_ready(spec: &NodeSpec, tree: &Tree) -> anyhow::Result<()> {
-    if spec.seat {
+async fn tell_when_ready(spec: &NodeSpec, tree: &Tree, leads: bool) -> anyhow::Result<()> {
+    if leads {
         let mut leadership = tree.manager.leadership();
         leadership.wait_for(|leadership| matches!(leadership, Leadership::Leads(_))).await.context("there is no Manager")?;
     }
     loop {
         match tree.desk.snapshot().await {
-            Some(desk) if desk.joined && (!spec.seat || tree.serving.load(Ordering::Relaxed)) => break,
+            Some(desk) if desk.joined && (!leads || tree.serving.load(Ordering::Relaxed)) => break,
+            Some(desk) if desk.refused.as_deref() == Some(ErrorCode::StateConflict.as_str()) => {
+                return Err(IdTaken(spec.node.clone()).into());
+            }
             Some(_) | None => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use amphi_adapters::nats::{NatsAgentMail, NatsBus, connect_later};
+use amphi_adapters::nats::{NatsAgentMail, NatsBus, SeatHolder, connect_later};
 use amphi_agents::desk::wiring::serve_commands;
 use amphi_agents::mail::MailRoom;
 use amphi_agents::manager::wiring::{serve_deaths, serve_heartbeats, serve_inputs};
@@ -31,7 +31,7 @@ use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use serde_json::{Value, json};
 
 use super::service::service;
-use super::world::{SHARD, World};
+use super::world::{SHARD, Seat, World};
 use crate::gateway::Gateway;
 use crate::up::NodeSpec;
 
@@ -102,9 +102,9 @@ impl Tree {
 impl Planting<'_> {
     fn root(&self) -> SupervisorSpec {
         let mut children = vec![self.bus_link()];
-        if self.spec.seat {
+        if let Some(seat) = &self.world.seat {
             // The gateway asks the Manager in its own process, so it stands where a seat is.
-            children.extend([self.seat(), self.inputs_door(), self.heartbeats_door(), self.deaths_door(), self.gateway()]);
+            children.extend([self.seat(seat), self.inputs_door(), self.heartbeats_door(), self.deaths_door(), self.gateway(seat)]);
         }
         let (pools, agents) = self.pools();
         children.push(self.desk(agents));
@@ -147,13 +147,13 @@ impl Planting<'_> {
         )
     }
 
-    fn seat(&self) -> ChildSpec {
+    fn seat(&self, seat: &Seat) -> ChildSpec {
         let health = &self.team.health;
         let node_dead_ms = millis(health.node_dead);
         let arguments = ManagerArguments {
             node: self.node().clone(),
             shard: SHARD,
-            journal: self.world.journal.clone(),
+            journal: seat.journal.clone(),
             objects: self.world.objects.clone(),
             events: self.world.events.clone(),
             mail: self.world.mail.clone(),
@@ -163,10 +163,16 @@ impl Planting<'_> {
             handle: self.manager.clone(),
             periods: Periods { node_dead_ms, fence_ms: millis(health.manager_lease(false) + FENCE_BEYOND_LEASE + GRANT_BEYOND_FENCE) },
         };
-        let name = format!("{}/manager-0", self.node());
+        let (name, claim) = (format!("{}/manager-0", self.node()), seat.claim.clone());
         ChildSpec::worker("manager-0", move |parent: ActorCell| -> BoxFuture<'static, Result<ActorCell, SpawnErr>> {
-            let (name, arguments) = (name.clone(), arguments.clone());
-            Box::pin(async move { Ok(Actor::spawn_linked(Some(name), Manager, arguments, parent).await?.0.get_cell()) })
+            let (name, arguments, claim) = (name.clone(), arguments.clone(), claim.clone());
+            Box::pin(async move {
+                // Whoever was deposed looks first, or two Managers would depose each other for ever. Without an answer the journal judges.
+                if let Ok(SeatHolder::Other(_) | SeatHolder::Nobody) = claim.holder().await {
+                    return Err(SpawnErr::StartupFailed("another `amphi up` has taken the Manager's seat".into()));
+                }
+                Ok(Actor::spawn_linked(Some(name), Manager, arguments, parent).await?.0.get_cell())
+            })
         })
     }
 
@@ -215,13 +221,14 @@ impl Planting<'_> {
         )
     }
 
-    fn gateway(&self) -> ChildSpec {
+    fn gateway(&self, seat: &Seat) -> ChildSpec {
         let world = &self.world;
         let gateway = Arc::new(Gateway {
             manager: self.manager.clone(),
             bus: world.bus.clone(),
             objects: world.objects.clone(),
-            journal: world.journal.clone(),
+            journal: seat.journal.clone(),
+            join: self.spec.join.clone(),
             output: world.output.clone(),
             catalog: world.catalog.clone(),
             roles: Value::Array(self.team.roles.by_name.iter().map(role_view).collect()),

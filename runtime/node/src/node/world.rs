@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphi_adapters::nats::{
-    JetStreamJournal, NatsAgentMail, NatsBus, NatsEventStream, NatsObjectStore, NatsOutputLog, check_server, connect_later,
+    JetStreamJournal, NatsAgentMail, NatsBus, NatsEventStream, NatsObjectStore, NatsOutputLog, SeatClaim, SeatHolder, check_server,
+    connect_node,
 };
 use amphi_adapters::process::{ProcessConfig, ProcessEngine};
 use amphi_adapters::tools::{Engines, ToolEngine, tool_names};
@@ -23,11 +24,19 @@ const OPEN_WITHIN: Duration = Duration::from_secs(30);
 /// The one shard of this release.
 pub const SHARD: ShardId = ShardId(0);
 
+/// What only the node with the Manager's seat needs.
+pub struct Seat {
+    pub journal: Arc<dyn Journal>,
+    /// Says whether the seat is still ours.
+    pub claim: SeatClaim,
+}
+
 /// Everything outside of the process.
 pub struct World {
     pub client: Client,
     pub bus: Arc<dyn MessageBus>,
-    pub journal: Arc<dyn Journal>,
+    /// The Manager's seat, if this node has it.
+    pub seat: Option<Seat>,
     pub objects: Arc<dyn ObjectStore>,
     pub events: Arc<dyn EventStream>,
     pub output: Arc<NatsOutputLog>,
@@ -57,11 +66,10 @@ impl World {
     }
 
     async fn try_open(spec: &NodeSpec, team: &TeamConfig, environment: &Environment) -> anyhow::Result<Self> {
-        let client = connect_later(&spec.nats, &format!("amphi {}", spec.node)).await.context("connecting to NATS")?;
+        let client = connect_node(&spec.nats, &format!("amphi {}", spec.node)).await.context("connecting to NATS")?;
         until("the NATS server", || check_server(&client)).await;
         let memory = Arc::new(NodeMemory::open(spec.data.clone(), spec.cluster.clone()));
-        let create = memory.recall(SHARD).context("this node's memory of the journal")?.is_none();
-        let journal = until("the journal", || JetStreamJournal::open(&client, SHARD, 1, create)).await;
+        let seat = Self::seat(spec, &client, &memory).await?;
         let objects = Arc::new(until("the object store", || NatsObjectStore::open(&client, 1)).await);
         let output = Arc::new(until("the output stream", || NatsOutputLog::open(&client, 1)).await);
         let mail = Arc::new(until("the stream of messages", || NatsAgentMail::open(&client, 1)).await);
@@ -79,7 +87,7 @@ impl World {
         let catalog = Catalog { roles: team.roles.skills_by_role(), tools: tool_names(faults) };
         Ok(Self {
             bus: Arc::new(NatsBus::new(client.clone())),
-            journal: Arc::new(journal),
+            seat,
             events: Arc::new(NatsEventStream::new(&client)),
             engine: Arc::new(Engines::new(Arc::new(processes), tools)),
             clock: Arc::new(WallClock),
@@ -91,6 +99,23 @@ impl World {
             catalog,
             faults,
         })
+    }
+}
+
+impl World {
+    /// The seat, if this `up` still has the claim: another may have taken it while no Manager answered.
+    async fn seat(spec: &NodeSpec, client: &Client, memory: &NodeMemory) -> anyhow::Result<Option<Seat>> {
+        if !spec.seat {
+            return Ok(None);
+        }
+        let claim = until("the Manager's seat", || SeatClaim::open(client, SHARD, 1, &spec.claimant)).await;
+        if until("the Manager's seat", || claim.holder()).await != SeatHolder::Me {
+            tracing::warn!(node = %spec.node, "another `amphi up` has taken the Manager's seat; this node goes on without");
+            return Ok(None);
+        }
+        let create = memory.recall(SHARD).context("this node's memory of the journal")?.is_none();
+        let journal = until("the journal", || JetStreamJournal::open(client, SHARD, 1, create)).await;
+        Ok(Some(Seat { journal: Arc::new(journal), claim }))
     }
 }
 

@@ -29,8 +29,12 @@ pub struct NodeSpec {
     pub labels: BTreeMap<String, String>,
     /// The team file, absolute.
     pub config: Option<PathBuf>,
-    /// Whether it has a Manager's seat.
+    /// Whether it has a Manager's seat, as long as its `up` has the claim.
     pub seat: bool,
+    /// Who claims the seat.
+    pub claimant: String,
+    /// Credentials that its gateway gives to nodes of other machines; none: theirs are good enough.
+    pub join: Option<(String, String)>,
     /// Where it listens for HTTP.
     pub http: Option<SocketAddr>,
     /// Which cluster it belongs to, for what it remembers of the journal.

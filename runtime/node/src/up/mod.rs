@@ -14,12 +14,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphi_adapters::nats::managed::{DataLock, Durability, LockError, ManagedOptions, ManagedServer, ServerState};
-use amphi_adapters::nats::{check_server, connect};
+use amphi_adapters::nats::remembered::write_durably;
+use amphi_adapters::nats::{check_server, connect, connect_later};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub mod child;
+mod deaths;
+mod join;
 mod names;
 mod nodes;
 mod ready;
@@ -49,6 +52,8 @@ const EXIT_UNREACHABLE: u8 = 6;
 const EXIT_INTERRUPTED: u8 = 130;
 /// How often a node may die before it was ever ready.
 const EARLY_DEATHS_MAX: u32 = 10;
+/// The file in the data folder with the URL that nodes of other machines may use, also for a Manager of their own.
+const NODE_URL_FILE: &str = "node-url";
 /// Tasks that a node runs at once, per core, if nothing is said.
 const CAPACITY_PER_CORE: u32 = 4;
 
@@ -197,6 +202,12 @@ struct Nats {
     url: String,
     /// For the nodes.
     core_url: String,
+    /// For nodes of other machines, where they need credentials of their own.
+    join: Option<(String, String)>,
+    /// Whether one of our nodes runs the Manager.
+    seat: bool,
+    /// Our own connection, with the rights of a node.
+    client: async_nats::Client,
     managed: Option<ManagedServer>,
 }
 
@@ -204,14 +215,41 @@ impl Nats {
     async fn start(options: &UpOptions, lock: &DataLock) -> Result<Self, Refusal> {
         let unreachable = |error: &dyn std::error::Error| Refusal::caused(EXIT_UNREACHABLE, error);
         if let Some(url) = &options.nats {
-            let client = connect(url, "amphi-up").await.map_err(|e| unreachable(&e))?;
-            check_server(&client).await.map_err(|e| unreachable(&e))?;
-            return Ok(Self { url: url.clone(), core_url: url.clone(), managed: None });
+            return Self::join(options, url).await;
         }
         let managed = ManagedOptions { data: options.data.clone(), tools: options.tools.clone(), durability: options.durability };
         let server = ManagedServer::start(managed, lock).await.map_err(|e| unreachable(&e))?;
         say(&format!("NATS runs (pid {}), data in {}", server.pid().unwrap_or_default(), options.data.display()));
-        Ok(Self { url: server.url(), core_url: server.core_url(), managed: Some(server) })
+        let core_url = server.core_url();
+        // For an operator who joins with other machines: a client's URL is enough for nodes, this one also for a Manager.
+        let written = write_durably(&options.data.join(NODE_URL_FILE), core_url.as_bytes());
+        written.map_err(|e| Refusal::new(EXIT_UNREACHABLE, format!("writing {NODE_URL_FILE}: {e}")))?;
+        let client = connect(&core_url, "amphi-up").await.map_err(|e| unreachable(&e))?;
+        let seat = Self::seat(options, &client).await?;
+        Ok(Self { url: server.url(), core_url, join: Some(server.node_credentials()), seat, client, managed: Some(server) })
+    }
+
+    /// Another cluster's server, or a foreign one.
+    async fn join(options: &UpOptions, url: &str) -> Result<Self, Refusal> {
+        let unreachable = |error: &dyn std::error::Error| Refusal::caused(EXIT_UNREACHABLE, error);
+        let client = connect(url, "amphi-up").await.map_err(|e| {
+            let mut refusal = unreachable(&e);
+            refusal.text.push_str("\nlook at the address and the credentials of --nats; the file `node-url` in the data folder of the cluster's first `amphi up` has them");
+            refusal
+        })?;
+        check_server(&client).await.map_err(|e| unreachable(&e))?;
+        let join::Admission { node_url, seatless } = join::admission(&client, url).await?;
+        let client = if node_url == url { client } else { connect_later(&node_url, "amphi-up").await.map_err(|e| unreachable(&e))? };
+        let seat = !seatless && Self::seat(options, &client).await?;
+        Ok(Self { url: url.to_owned(), core_url: node_url, join: None, seat, client, managed: None })
+    }
+
+    async fn seat(options: &UpOptions, client: &async_nats::Client) -> Result<bool, Refusal> {
+        if options.no_manager {
+            return Ok(false);
+        }
+        let me = names::claimant(&options.data).map_err(|e| Refusal::caused(EXIT_USAGE, &e))?;
+        join::claims_seat(client, &me).await
     }
 
     fn pid(&self) -> Option<u32> {
@@ -237,7 +275,7 @@ impl Nats {
 }
 
 fn start_nodes(options: &UpOptions, nats: &Nats) -> Result<Cluster, Refusal> {
-    let specs = specs(options, &nats.core_url)?;
+    let specs = specs(options, nats)?;
     let program = match &options.program {
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(|e| Refusal::caused(EXIT_UNREACHABLE, &e))?,
@@ -247,12 +285,13 @@ fn start_nodes(options: &UpOptions, nats: &Nats) -> Result<Cluster, Refusal> {
     let (news, inbox) = mpsc::unbounded_channel();
     let ready = Ready::new(options.nats.is_none(), nats.url.clone(), specs.iter().map(|spec| spec.node.clone()));
     for spec in specs {
-        tokio::spawn(nodes::keep(program.clone(), spec, Arc::clone(&spawner), orders.clone(), news.clone()));
+        let nats = nats.client.clone();
+        tokio::spawn(nodes::keep(program.clone(), spec, Arc::clone(&spawner), orders.clone(), news.clone(), nats));
     }
     Ok(Cluster { ready, orders, inbox, early_deaths: 0, announced: false })
 }
 
-fn specs(options: &UpOptions, url: &str) -> Result<Vec<NodeSpec>, Refusal> {
+fn specs(options: &UpOptions, nats: &Nats) -> Result<Vec<NodeSpec>, Refusal> {
     if options.nodes == 0 || options.nodes > 64 {
         return Err(Refusal::new(EXIT_USAGE, "--nodes must be 1 to 64"));
     }
@@ -263,17 +302,20 @@ fn specs(options: &UpOptions, url: &str) -> Result<Vec<NodeSpec>, Refusal> {
     let capacity = options.capacity.unwrap_or_else(|| u32::try_from(cores).unwrap_or(1).saturating_mul(CAPACITY_PER_CORE));
     let cluster = names::cluster_id(&options.data, options.nats.as_deref()).map_err(usage)?;
     let prefix = names::node_prefix(&options.data, options.node_prefix.as_deref(), options.nats.is_some()).map_err(usage)?;
+    let claimant = names::claimant(&options.data).map_err(usage)?;
     (1..=options.nodes)
         .map(|number| {
             let node = names::node_id(&prefix, number).map_err(|e| Refusal::new(EXIT_USAGE, format!("--node-prefix: {e}")))?;
             Ok(NodeSpec {
                 data: options.data.join(node.as_str()),
                 node,
-                nats: url.to_owned(),
+                nats: nats.core_url.clone(),
                 capacity,
                 labels: options.labels.clone(),
                 config: config.clone(),
-                seat: number == 1 && !options.no_manager,
+                seat: number == 1 && nats.seat,
+                claimant: claimant.clone(),
+                join: nats.join.clone(),
                 http: options.http.filter(|_| number == 1),
                 cluster: cluster.clone(),
                 managed: options.nats.is_none(),
@@ -346,9 +388,10 @@ impl Cluster {
                     return Ok(());
                 }
                 self.early_deaths += 1;
-                // A usage error will not go away by itself.
-                if code == Some(i32::from(EXIT_USAGE)) || self.early_deaths >= EARLY_DEATHS_MAX || !again {
-                    let code = if code == Some(i32::from(EXIT_USAGE)) { EXIT_USAGE } else { EXIT_UNREACHABLE };
+                // A usage error will not go away by itself, nor will another node with this id.
+                let lasting = [EXIT_USAGE, EXIT_CONFLICT].into_iter().find(|lasting| code == Some(i32::from(*lasting)));
+                if lasting.is_some() || self.early_deaths >= EARLY_DEATHS_MAX || !again {
+                    let code = lasting.unwrap_or(EXIT_UNREACHABLE);
                     return Err(Refusal::new(code, format!("{node} does not start ({end})\n{}", nodes::log_tail(&log))));
                 }
                 Ok(())

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::child::{NodeSpec, ReadyLine};
+use super::deaths;
 use super::spawner::Spawner;
 
 /// Pause before a dead node is started again.
@@ -75,11 +76,14 @@ pub(super) async fn keep(
     spawner: Arc<Spawner>,
     orders: NodeOrders,
     news: mpsc::UnboundedSender<NodeNews>,
+    nats: async_nats::Client,
 ) {
     let log = spec.data.join("log");
     while !orders.is_over() {
-        let mut life = Life { spec: &spec, orders: &orders, news: &news, was_ready: false };
-        let (end, code) = match life.live(&program, &spawner, &log).await {
+        let mut life = Life { spec: &spec, orders: &orders, news: &news, was_ready: false, pid: 0 };
+        let lived = life.live(&program, &spawner, &log).await;
+        let (was_ready, pid) = (life.was_ready, life.pid);
+        let (end, code) = match &lived {
             Ok(status) => (status.to_string(), status.code()),
             Err(error) => (format!("it could not be started: {error}"), None),
         };
@@ -88,14 +92,24 @@ pub(super) async fn keep(
             return;
         }
         let again = orders.restart;
-        let ended = NodeNews::Ended { node: spec.node.clone(), end, code, was_ready: life.was_ready, again, log: log.clone() };
+        let ended = NodeNews::Ended { node: spec.node.clone(), end, code, was_ready, again, log: log.clone() };
         // A closed channel means that `up` is on its way out.
-        if news.send(ended).is_err() || !again {
+        if news.send(ended).is_err() {
             return;
         }
+        let proven = async {
+            if let Some(death) = deaths::prove(&spec.node, &spec.data, pid, *lived.as_ref().ok()?).await {
+                tokio::spawn(deaths::tell(nats.clone(), death));
+            }
+            Some(())
+        };
         tokio::select! {
-            () = tokio::time::sleep(RESTART_DELAY) => {}
+            // Its next life needs the same proof, so it loses nothing by waiting for this one.
+            _ = async { tokio::join!(proven, tokio::time::sleep(RESTART_DELAY)) } => {}
             () = orders.drain.cancelled() => {}
+        }
+        if !again {
+            return;
         }
     }
 }
@@ -106,6 +120,7 @@ struct Life<'a> {
     orders: &'a NodeOrders,
     news: &'a mpsc::UnboundedSender<NodeNews>,
     was_ready: bool,
+    pid: u32,
 }
 
 impl Life<'_> {
@@ -121,6 +136,7 @@ impl Life<'_> {
             .process_group(0);
         let mut child = spawner.spawn(command).await?;
         let pid = child.id().ok_or_else(|| io::Error::other("it ended at once"))?;
+        self.pid = pid;
         if let Some(start_time) = process_start_time(pid) {
             write_durably(&pid_path(&self.spec.data), &serde_json::to_vec(&PidFile { pid, start_time })?)?;
         }

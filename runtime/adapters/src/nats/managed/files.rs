@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use amphi_protocol::ids::ShardId;
-use amphi_protocol::subjects::{JOURNALS, journal_stream};
+use amphi_protocol::subjects::{INTERNAL, JOURNALS, SEATS_STREAM, SEATS_SUBJECTS, journal_stream};
 use serde::{Deserialize, Serialize};
 
 use super::super::remembered::write_durably;
@@ -32,10 +32,15 @@ pub(super) struct Identity {
     /// Of [`CORE_USER`]; missing in data folders of earlier builds.
     #[serde(default)]
     pub(super) core_password: String,
+    /// Of [`NODE_USER`]; missing in data folders of earlier builds.
+    #[serde(default)]
+    pub(super) node_password: String,
 }
 
-/// The nodes of this cluster.
+/// The nodes of this `up`, one of which runs the Manager.
 const CORE_USER: &str = "amphi-core";
+/// Nodes of other machines, which run no Manager: they may not write to the journal.
+pub(super) const NODE_USER: &str = "amphi-node";
 /// Shards whose journals are protected; more than any release runs.
 const SHARDS: u32 = 16;
 /// What changes a stream as a whole.
@@ -45,8 +50,14 @@ const STREAM_VERBS: [&str; 6] = ["CREATE", "UPDATE", "DELETE", "PURGE", "RESTORE
 /// again. As the list of a server configuration.
 fn core_only() -> String {
     let journals = (0..SHARDS).map(|shard| journal_stream(ShardId(shard)));
-    let verbs = journals.flat_map(|stream| STREAM_VERBS.map(|verb| format!("\"$JS.API.STREAM.{verb}.{stream}\"")));
-    [format!("\"{JOURNALS}\"")].into_iter().chain(verbs).collect::<Vec<_>>().join(", ")
+    let streams = journals.chain([SEATS_STREAM.to_owned()]);
+    let verbs = streams.flat_map(|stream| STREAM_VERBS.map(|verb| format!("\"$JS.API.STREAM.{verb}.{stream}\"")));
+    [format!("\"{JOURNALS}\""), format!("\"{SEATS_SUBJECTS}\"")].into_iter().chain(verbs).collect::<Vec<_>>().join(", ")
+}
+
+/// What clients may not publish besides: they listen to what nodes say to each other, and do not take part.
+fn nodes_only() -> String {
+    format!("{}, \"{INTERNAL}\"", core_only())
 }
 
 impl Identity {
@@ -119,8 +130,9 @@ impl Folder {
             Some(bytes) => {
                 let mut identity: Identity =
                     serde_json::from_slice(&bytes).map_err(|e| file_error(format!("reading {}", path.display()), e.into()))?;
-                if identity.core_password.is_empty() {
+                if identity.core_password.is_empty() || identity.node_password.is_empty() {
                     identity.core_password = random_hex(24)?;
+                    identity.node_password = random_hex(24)?;
                     self.keep(&identity)?;
                 }
                 if is_free(identity.port) && is_free(identity.monitor_port) {
@@ -136,6 +148,7 @@ impl Folder {
                 user: "amphi".to_owned(),
                 password: random_hex(24)?,
                 core_password: random_hex(24)?,
+                node_password: random_hex(24)?,
             })?,
         };
         self.keep(&identity)?;
@@ -160,8 +173,8 @@ impl Folder {
             Durability::Power => "always",
             Durability::Process => "\"2m\"",
         };
-        let Identity { server_name, port, monitor_port, user, password, core_password } = identity;
-        let core_only = core_only();
+        let Identity { server_name, port, monitor_port, user, password, core_password, node_password } = identity;
+        let (core_only, nodes_only) = (core_only(), nodes_only());
         let text = format!(
             r#"# Written by `amphi up` at each start; changes are lost.
 server_name: "{server_name}"
@@ -174,7 +187,8 @@ ping_interval: "20s"
 authorization {{
   users: [
     {{ user: "{CORE_USER}", password: "{core_password}" }}
-    {{ user: "{user}", password: "{password}", permissions: {{ publish: {{ deny: [{core_only}] }} }} }}
+    {{ user: "{NODE_USER}", password: "{node_password}", permissions: {{ publish: {{ deny: [{core_only}] }} }} }}
+    {{ user: "{user}", password: "{password}", permissions: {{ publish: {{ deny: [{nodes_only}] }} }} }}
   ]
 }}
 jetstream {{

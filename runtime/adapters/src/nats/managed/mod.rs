@@ -155,6 +155,11 @@ impl ManagedServer {
         self.identity.url()
     }
 
+    /// User and password for nodes of other machines. A secret.
+    pub fn node_credentials(&self) -> (String, String) {
+        (files::NODE_USER.to_owned(), self.identity.node_password.clone())
+    }
+
     /// A URL with the credentials of the nodes. A secret.
     pub fn core_url(&self) -> String {
         self.identity.core_url()
