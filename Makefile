@@ -31,6 +31,7 @@ faults: setup ## kill -9 of node, `up` and nats-server at random instants: RUNS=
 	cargo build --locked --bins
 	AMPHI_BIN="$$(scripts/target-dir.sh)/debug/amphi" .tools/venv/bin/python tests/faults/kill_proof.py --runs $(RUNS)
 	AMPHI_BIN="$$(scripts/target-dir.sh)/debug/amphi" .tools/venv/bin/python tests/faults/guards.py
+	AMPHI_BIN="$$(scripts/target-dir.sh)/debug/amphi" .tools/venv/bin/python tests/faults/nodes.py
 
 clean: ## Removes what was built and fetched
 	cargo clean

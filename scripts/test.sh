@@ -81,10 +81,11 @@ stage_e2e() {
 }
 
 stage_faults() {
-    title faults "$kills kills of node, \`up\` and nats-server at random instants; nothing outlives its attempt"
+    title faults "$kills kills of nodes, \`up\` and nats-server at random instants; nothing outlives its attempt"
     counted judge "$python" tests/faults/test_judge.py
     counted kills "$python" tests/faults/kill_proof.py --runs "$kills"
     counted guards "$python" tests/faults/guards.py
+    counted nodes "$python" tests/faults/nodes.py
 }
 
 stages=("$@")

@@ -100,12 +100,13 @@ async def until(what, condition, within, every=0.1):
 class Cluster:
     """One data folder and the `up` that runs on it now."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, *options, faults=False):
         self.folder = Path(folder)
         self.data = self.folder / "data"
         self.ready_file = self.folder / "ready.json"
         self.log = self.folder / "up.log"
         self.options = options
+        self.faults = faults  # with the tools `hang` and `panic`
         self.up = None
 
     def start(self):
@@ -113,7 +114,8 @@ class Cluster:
         arguments = [program(), "up", "--data", str(self.data), "--ready-file", str(self.ready_file), *self.options]
         with open(self.log, "ab") as log:
             self.up = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(), cwd=self.folder, start_new_session=True
+                arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
+                env=environment() | ({"AMPHI_FAULTS": "1"} if self.faults else {}),
             )
         return self.up.pid
 
@@ -146,9 +148,10 @@ class Cluster:
         mark = " node --spec" if what == "node" else "nats-server"
         return [pid for pid in children(self.up.pid) if mark in command_line(pid)]
 
-    def kill(self, what, sign=signal.SIGKILL):
-        """Signals one of them; its pid, or None if none ran."""
-        for pid in self.pids(what):
+    def kill(self, what, sign=signal.SIGKILL, dice=None):
+        """Signals one of them, any one with `dice`; its pid, or None if none ran."""
+        pids = self.pids(what)
+        for pid in dice.sample(pids, len(pids)) if dice else pids:
             try:
                 os.kill(pid, sign)
             except ProcessLookupError:

@@ -1,8 +1,8 @@
-"""Kill-proof, proven from outside: kill -9 of the node, of `up` and of nats-server at random instants, under a continuous load of epics.
+"""Kill-proof, proven from outside: kill -9 of nodes (the Manager's too), of `up` and of nats-server at random instants, under a continuous load of epics.
 
-    .tools/venv/bin/python tests/faults/kill_proof.py --runs 60 [--seed 7] [--load 6] [--pauses] [--keep]
+    .tools/venv/bin/python tests/faults/kill_proof.py --runs 60 [--seed 7] [--load 6] [--nodes 3] [--pauses] [--keep]
 
-With --pauses some instants are a SIGSTOP of node or nats-server, for up to 20 s, in place of a kill.
+With --pauses some instants are a SIGSTOP of a node or nats-server, for up to 20 s, in place of a kill.
 
 Every task writes its start, its life and its end to a file that the system knows nothing of. When the faults are over, every epic that was
 accepted has to end, and the file and the journal have to tell the same story (see judge.py). The last line is `N passed, N failed`.
@@ -41,7 +41,7 @@ class Proof:
     def __init__(self, options, folder):
         self.options, self.folder = options, folder
         self.ledger = folder / "ledger"
-        self.cluster = Cluster(folder, "--capacity", "12")
+        self.cluster = Cluster(folder, "--nodes", str(options.nodes), "--capacity", str(max(4, 12 // options.nodes)))
         self.client = Client(self.cluster)
         self.maker = Maker(options.seed, self.ledger)
         self.dice = random.Random(options.seed)
@@ -102,7 +102,7 @@ class Proof:
                 continue
             targets, hit = self.dice.choice(TARGETS), []
             for target in targets:
-                if self.cluster.kill(target):
+                if self.cluster.kill(target, dice=self.dice):
                     hit.append(target)
                     self.kills[target] += 1
             if hit:
@@ -113,7 +113,7 @@ class Proof:
 
     async def pause(self, target, seconds):
         """Stops a process for a while; what it has missed is then old news to everybody."""
-        pid = self.cluster.kill(target, signal.SIGSTOP)
+        pid = self.cluster.kill(target, signal.SIGSTOP, self.dice)
         if pid is None:
             return
         self.instants[f"pause of {target}"] += 1
@@ -241,11 +241,10 @@ class Proof:
         say(f"  (judged in {seconds:.0f} s)\n")
 
     def litter(self):
-        node = self.cluster.data / "node-1"
-        return [str(path) for folder in ("attempts", "guards") for path in sorted((node / folder).glob("*"))]
+        return [str(path) for folder in ("attempts", "guards") for path in sorted(self.cluster.data.glob(f"node-*/{folder}/*"))]
 
     def panics(self):
-        logs = [self.cluster.log, *sorted((self.cluster.data / "node-1").glob("log*"))]
+        logs = [self.cluster.log, *sorted(self.cluster.data.glob("node-*/log*"))]
         return [line for log in logs for line in log.read_text(errors="replace").splitlines() if "panicked at" in line]
 
     async def leftovers(self):
@@ -278,6 +277,7 @@ def main():
     parser.add_argument("--runs", type=int, default=8, help="instants at which something is killed")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--load", type=int, default=6, help="epics under way at once")
+    parser.add_argument("--nodes", type=int, default=3, help="node processes; the first one has the Manager")
     parser.add_argument("--quick", type=float, default=0.3, help="share of the instants that follow within a second")
     parser.add_argument("--pauses", action="store_true", help="also stop node and nats-server for a while")
     parser.add_argument("--keep", action="store_true", help="keep data, logs and ledger also after success")
@@ -285,7 +285,7 @@ def main():
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(1 << 32)
     folder = Path(tempfile.mkdtemp(prefix="amphi-kill-"))
-    say(f"kill_proof.py --runs {options.runs} --seed {options.seed} --load {options.load}, in {folder}")
+    say(f"kill_proof.py --runs {options.runs} --seed {options.seed} --load {options.load} --nodes {options.nodes}, in {folder}")
     proof = Proof(options, folder)
     try:
         results = asyncio.run(proof.run())

@@ -169,7 +169,7 @@ async fn waiting_for_a_person_is_8_and_a_timeout_is_7() {
     let ended = cluster.run(&["run", &epic_file(&cluster), "--wait"]).await;
     assert!(ended.code == 8 && ended.out.contains("amphi incident ls"), "{ended:?}");
     cluster.answer("epic.get", |_, _| status("running", "running"));
-    let ended = cluster.run(&["run", &epic_file(&cluster), "--wait", "--json", "--timeout", "1s"]).await;
+    let ended = cluster.run(&["run", &epic_file(&cluster), "--wait", "--json", "--timeout", "3s"]).await;
     assert_eq!((ended.code, ended.lines().pop().map(|line| line["state"].clone())), (7, Some(json!("running"))), "{ended:?}");
     cluster.stop().await;
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 /// How long anything here may take on a noisy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 type Answer = Box<dyn Fn(&Value, u64) -> Value + Send>;
 

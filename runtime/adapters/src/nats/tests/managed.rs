@@ -9,12 +9,13 @@ use std::time::Instant;
 use amphi_ports::Journal as _;
 use amphi_protocol::ids::ShardId;
 use bytes::Bytes;
+use futures::StreamExt as _;
 
 use super::super::managed::{
     DataLock, Durability, LockError, ManagedError, ManagedServer, ServerState, end_leftover, find_server, process_start_time,
 };
 use super::{DEADLINE, Fixture, kill_9, options, tools};
-use crate::nats::{JetStreamJournal, check_server, connect};
+use crate::nats::{JetStreamJournal, check_server, connect, with_credentials};
 
 #[tokio::test]
 async fn a_started_server_has_jetstream_and_lets_in_only_its_credentials() {
@@ -158,14 +159,27 @@ async fn a_client_can_neither_write_to_a_journal_nor_change_its_stream() {
     let fixture = Fixture::start().await;
     let journal = JetStreamJournal::open(&fixture.client().await, ShardId(0), 1, true).await.unwrap();
     journal.append(0, Bytes::from_static(b"ours")).await.unwrap();
+    let (user, password) = fixture.server.node_credentials();
+    let node = connect(&with_credentials(&fixture.server.url(), &user, &password), "a node elsewhere").await.unwrap();
     let stranger = connect(&fixture.server.url(), "stranger").await.unwrap();
-    stranger.publish("amphi.journal.0", Bytes::from_static(b"garbage")).await.unwrap();
-    for verb in ["DELETE", "PURGE", "UPDATE", "MSG.DELETE"] {
-        stranger.publish(format!("$JS.API.STREAM.{verb}.AMPHI_JOURNAL_0"), Bytes::from_static(b"{\"seq\":1}")).await.unwrap();
+    for client in [&stranger, &node] {
+        client.publish("amphi.journal.0", Bytes::from_static(b"garbage")).await.unwrap();
+        for verb in ["DELETE", "PURGE", "UPDATE", "MSG.DELETE"] {
+            client.publish(format!("$JS.API.STREAM.{verb}.AMPHI_JOURNAL_0"), Bytes::from_static(b"{\"seq\":1}")).await.unwrap();
+        }
+        // Everything before the answer has been dealt with, in order, on this connection.
+        check_server(client).await.unwrap();
     }
-    // Everything before the answer has been dealt with, in order, on this connection.
-    check_server(&stranger).await.unwrap();
     assert_eq!(journal.last().await.unwrap(), Some((1, Bytes::from_static(b"ours"))));
+    // Nodes speak to each other, and clients do not take part in that.
+    let listener = fixture.client().await;
+    let mut heard = listener.subscribe("amphi.int.>").await.unwrap();
+    check_server(&listener).await.unwrap();
+    stranger.publish("amphi.int.node.node-1.command", Bytes::from_static(b"garbage")).await.unwrap();
+    check_server(&stranger).await.unwrap();
+    check_server(&node).await.unwrap();
+    node.publish("amphi.int.shard.0.input", Bytes::from_static(b"news")).await.unwrap();
+    assert_eq!(heard.next().await.unwrap().payload, "news");
     // It may still read, and use its own part of the system.
     stranger.publish("amphi.msg.broadcast", Bytes::from_static(b"{}")).await.unwrap();
     assert!(JetStreamJournal::exists(&stranger, ShardId(0)).await.unwrap());

@@ -190,7 +190,7 @@ async fn the_bus_carries_headers_answers_and_says_when_nobody_listens() {
 }
 
 async fn reconnected(fixture: &Fixture) -> async_nats::Client {
-    let url = fixture.server.url();
+    let url = fixture.server.core_url();
     eventually(|| super::super::connect(&url, "other")).await
 }
 

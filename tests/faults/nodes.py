@@ -1,0 +1,324 @@
+"""A cluster of several nodes under faults: SIGKILL and SIGSTOP of nodes, with locks, `retry: 0`, stuck commands and hung agents.
+
+    .tools/venv/bin/python tests/faults/nodes.py [CASE…] [--keep]
+
+Each case is a cluster of its own with three nodes. What happened is read from the tasks' own file and from the events, never from what
+the system says of itself. The last line is `N passed, N failed`.
+"""
+import argparse
+import asyncio
+import os
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from datetime import datetime
+from pathlib import Path
+
+from client import Client, Refused, Unanswered
+from cluster import Cluster, ClusterError, alive, children, command_line
+from judge import Ledger
+from load import TASK
+
+AT_ONCE = 2
+# The fence of a node that nobody acknowledges, and what the Manager adds before it gives its locks on (seconds).
+FENCE, GRANT = 13, 18
+NODE_DEAD = 15
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+class Stage:
+    """A cluster of three nodes, a ledger, and the epics on it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.ledger = folder / "ledger"
+        self.cluster = Cluster(folder, "--nodes", "3", "--capacity", "4", faults=True)
+        self.client = Client(self.cluster)
+        self.stopped, self.said = [], ""
+
+    async def rise(self):
+        self.cluster.start()
+        await self.cluster.until_ready(120)
+
+    def run(self, tenths, bad=0, until_attempt=0):
+        words = ("/bin/sh", TASK, self.ledger, tenths, bad, until_attempt)
+        return "exec " + " ".join(shlex.quote(str(word)) for word in words)
+
+    async def submit(self, tasks, **top):
+        document = {"version": 1, "name": "nodes", **top, "tasks": tasks}
+        return (await self.client.ask("epic.submit", {"document": document, "id": f"{time.monotonic_ns()}"}))["epic"]
+
+    async def events(self, epic, kind=None, task=None):
+        events = await self.client.all("epic.events", "events", {"epic": epic})
+        return [e for e in events if kind in (None, e["type"]) and task in (None, e["task"])]
+
+    async def event(self, epic, kind, task=None, count=1, within=60):
+        end = time.monotonic() + within
+        while True:
+            found = await self.events(epic, kind, task)
+            if len(found) >= count:
+                return found[count - 1]
+            if time.monotonic() > end:
+                raise ClusterError(f"{epic}: no {kind} of {task} ({count}.) within {within} s; seen {[e['type'] for e in await self.events(epic)]}")
+            await asyncio.sleep(0.1)
+
+    async def ends(self, epic, wanted="succeeded", within=120):
+        end, state = time.monotonic() + within, None
+        while time.monotonic() < end:
+            state = (await self.client.ask("epic.get", {"epic": epic}))["state"]
+            if state == wanted or state in ENDED:
+                break
+            await asyncio.sleep(0.2)
+        if state != wanted:
+            raise ClusterError(f"{epic} is {state}, expected {wanted}")
+        if wanted in ENDED:
+            await self.verified(epic)
+
+    async def verified(self, epic):
+        verdict = await self.client.ask("epic.verify", {"epic": epic}, timeout=60)
+        if verdict.get("ok") is not True:
+            raise ClusterError(f"laws are violated: {[law for law in verdict['laws'] if law['result'] == 'violated']}")
+
+    async def node(self, id):
+        return await self.client.ask("node.get", {"node": id})
+
+    async def away_from_the_seat(self, make, task):
+        """Submits a task that runs on another node than the Manager's, which has something to do already; gives (epic, its start)."""
+        filler = await self.submit({"fill": {"run": "exec sleep 600"}})
+        await self.event(filler, "task.started")
+        epic = await self.submit(make())
+        start = await self.event(epic, "task.started", task)
+        await self.client.ask("epic.cancel", {"epic": filler})
+        need(start["node"] != "node-1", "the task runs beside the Manager though another node has less to do")
+        return epic, start
+
+    def stop(self, *pids):
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+            self.stopped.append(pid)
+
+    def go_on(self):
+        for pid in self.stopped:
+            if alive(pid):
+                os.kill(pid, signal.SIGCONT)
+        self.stopped = []
+
+    async def fall(self):
+        self.go_on()
+        try:
+            await self.client.close()
+            await self.cluster.stop(60)
+        except ClusterError:
+            pass
+
+
+def at(event):
+    return datetime.fromisoformat(event["ts"].replace("Z", "+00:00")).timestamp()
+
+
+def need(holds, words):
+    if not holds:
+        raise ClusterError(words)
+
+
+def no_overlap(ledger, epics):
+    """No line of one attempt stands between the lines of another: the file's own order tells."""
+    spans = sorted((a.starts[0], a.last, key) for key, a in Ledger(ledger).attempts.items() if key[0] in epics and a.starts)
+    for (_, last, one), (start, _, other) in zip(spans, spans[1:]):
+        need(start > last, f"{other} began while {one} was alive")
+
+
+async def silent_holder(stage):
+    """SIGSTOP of a node that holds a write lock: granted again after the promise and not before, no overlap; afterwards it joins again"""
+    held = {"run": stage.run(600), "locks": {"write": ["res/x"]}}
+    epic, start = await stage.away_from_the_seat(lambda: {"hold": held}, "hold")
+    other = await stage.submit({"next": {"run": stage.run(2), "locks": {"write": ["res/x"]}}})
+    await stage.event(other, "task.waiting", "next")
+    began = time.time()
+    stage.stop((await stage.node(start["node"]))["pid"])
+    granted = await stage.event(other, "lock.granted", "next", within=60)
+    waited = at(granted) - began
+    # Its last acknowledged heartbeat was sent at most one period (and some) before the stop.
+    need(waited > GRANT - 5, f"granted {waited:.1f} s after the stop, which is before the node's own fence and 5 s")
+    need(waited < GRANT + 15, f"granted only {waited:.1f} s after the stop")
+    stage.said = f"granted {waited:.1f} s after the stop"
+    await stage.ends(other)
+    stage.go_on()
+    await stage.event(epic, "task.started", "hold", count=2)
+    no_overlap(stage.ledger, {epic, other})
+    end = time.monotonic() + 60
+    while (await stage.node(start["node"]))["state"] != "alive":
+        need(time.monotonic() < end, "the node did not join again")
+        await asyncio.sleep(0.2)
+    await stage.client.ask("epic.cancel", {"epic": epic})
+    await stage.ends(epic, "cancelled")
+
+
+async def silent_manager(stage):
+    """SIGSTOP of the Manager's node: the others end what has a write lock in time, by themselves, and let everything else run on"""
+    tasks = {"held": {"run": stage.run(250), "locks": {"write": ["res/x"]}}, "plain": {"run": stage.run(250)}}
+    epic, start = await stage.away_from_the_seat(lambda: tasks, "held")
+    plain = await stage.event(epic, "task.started", "plain")
+    manager = (await stage.node("node-1"))["pid"]
+    began = time.monotonic()
+    stage.stop(manager)
+    while alive(start["data"]["pid"]):
+        need(time.monotonic() < began + FENCE + 10, "the attempt with a write lock still lives")
+        await asyncio.sleep(0.05)
+    ended = time.monotonic() - began
+    need(FENCE - 4 < ended < GRANT - 1, f"it was ended {ended:.1f} s after the Manager fell silent")
+    need(plain["node"] == "node-1" or alive(plain["data"]["pid"]), "an attempt without a lock was ended too")
+    stage.said = f"ended after {ended:.1f} s"
+    stage.go_on()
+    again = await stage.event(epic, "task.started", "held", count=2)
+    need(at(again) > at(start), "it starts again")
+    if plain["node"] != "node-1":
+        await stage.event(epic, "task.succeeded", "plain")
+        need(len(await stage.events(epic, "task.started", "plain")) == 1, "the plain task was begun again")
+    await stage.ends(epic)
+
+
+async def silent_worker(stage):
+    """SIGSTOP of a node and its guards: lost after node_dead, its ordinary task runs elsewhere, the tree says so"""
+    epic, start = await stage.away_from_the_seat(lambda: {"work": {"run": stage.run(40)}}, "work")
+    began = time.time()
+    pid = (await stage.node(start["node"]))["pid"]
+    stage.stop(pid, *(child for child in children(pid) if "guard" in command_line(child)))
+    again = await stage.event(epic, "task.started", "work", count=2, within=60)
+    waited = at(again) - began
+    need(again["node"] != start["node"], f"the next attempt is on {again['node']} again")
+    need(NODE_DEAD - 4 < waited < NODE_DEAD + 15, f"started again {waited:.1f} s after the stop")
+    tree = {node["node"]: node for node in (await stage.client.ask("tree.get", {}))["nodes"]}
+    need(tree[start["node"]]["state"] == "lost" and "silent" in tree[start["node"]]["last_exit"], f"the tree says {tree[start['node']]}")
+    stage.said = f"elsewhere after {waited:.1f} s"
+    stage.go_on()
+    await stage.ends(epic)
+
+
+async def lost_once(stage):
+    """kill -9 of a node that runs `retry: 0`: one incident, the epic waits, a person's word ends it"""
+    tasks = {"once": {"retry": 0, "run": stage.run(100)}, "after": {"needs": ["once"], "run": stage.run(0)}}
+    epic, start = await stage.away_from_the_seat(lambda: tasks, "once")
+    os.kill((await stage.node(start["node"]))["pid"], signal.SIGKILL)
+    await stage.ends(epic, "waiting", 60)
+    incidents = [i for i in await stage.client.all("incident.list", "incidents", {}) if i["epic"] == epic]
+    need(len(incidents) == 1 and incidents[0]["state"] == "open", f"incidents: {incidents}")
+    need(not await stage.events(epic, "task.started", "after"), "what needs a lost `retry: 0` task was started")
+    await stage.client.ask("incident.resolve", {"incident": incidents[0]["incident"], "as": "succeeded"})
+    await stage.ends(epic)
+    starts = sum(len(a.starts) for key, a in Ledger(stage.ledger).attempts.items() if key[:2] == (epic, "once"))
+    need(starts == 1, f"`retry: 0` was started {starts} times")
+
+
+async def killed_seat(stage):
+    """kill -9 of the Manager's node: a Manager leads again, nothing accepted is lost, what runs elsewhere runs on"""
+    epics = [await stage.submit({"a": {"matrix": {"i": "1..6"}, "run": stage.run(60)}, "z": {"needs": ["a"], "run": stage.run(0)}})]
+    await stage.event(epics[0], "task.started", count=6)
+    began = time.monotonic()
+    os.kill((await stage.node("node-1"))["pid"], signal.SIGKILL)
+    epics.append(await stage.submit({"a": {"run": stage.run(0)}}))
+    stage.said = f"accepted again after {time.monotonic() - began:.1f} s"
+    for epic in epics:
+        await stage.ends(epic)
+    elsewhere = {e["task"] for e in await stage.events(epics[0], "task.started") if e["node"] != "node-1" and e["attempt"] == 1}
+    again = {e["task"] for e in await stage.events(epics[0], "task.retrying")}
+    need(elsewhere and not elsewhere & again, f"{elsewhere & again} ran on other nodes and were begun again")
+
+
+async def stuck_command(stage):
+    """a `run` that hangs in silence is replaced by another agent within its `stuck_after` and 10 s"""
+    epic = await stage.submit({"quiet": {"stuck_after": "2s", "run": 'if [ "$AMPHI_ATTEMPT" = 1 ]; then exec sleep 600; fi'}})
+    first = await stage.event(epic, "task.started", "quiet")
+    second = await stage.event(epic, "task.started", "quiet", count=2)
+    waited = at(second) - at(first)
+    stage.said = f"replaced after {waited:.1f} s"
+    need(waited <= 12, f"replaced only after {waited:.1f} s")
+    need(first["agent"] != second["agent"], f"{first['agent']} got it again")
+    need(await stage.events(epic, "task.stuck", "quiet"), "there is no task.stuck")
+    await stage.ends(epic)
+
+
+async def hung_and_panicking_agents(stage):
+    """`hang` and `panic` cost their agent, not the epic: the next attempt is another agent's, and the agents come back"""
+    for tool in ("panic", "hang"):
+        epic = await stage.submit({"bad": {"tool": tool, "retry": {"attempts": 2, "on": ["agent_lost", "stuck"]}, "optional": True}, "good": {"run": "true"}})
+        await stage.ends(epic, within=180)
+        agents = [e["agent"] for e in await stage.events(epic, "task.assigned", "bad")]
+        need(len(agents) == 2 and len(set(agents)) == 2, f"{tool}: attempts went to {agents}")
+    end = time.monotonic() + 60
+    while any(a["state"] == "down" for a in (await stage.client.ask("agent.list", {}))["agents"]):
+        need(time.monotonic() < end, "agents are still down")
+        await asyncio.sleep(0.2)
+
+
+async def locks_in_order(stage):
+    """conflicting requests over three nodes are granted in the order they came, also when a holder's node is killed (S11, S12)"""
+    lock = {"locks": {"write": ["res/line"]}, "retry": {"attempts": 5, "backoff": "50ms"}}
+    epics = []
+    for _ in range(12):
+        epics.append(await stage.submit({"t": {"run": stage.run(8), **lock}}))
+    await stage.event(epics[2], "task.started", "t")
+    for _ in range(2):
+        started = [event for epic in epics for event in await stage.events(epic, "task.started", "t")]
+        os.kill((await stage.node(max(started, key=at)["node"]))["pid"], signal.SIGKILL)
+        await asyncio.sleep(3)
+    order = []
+    for epic in epics:
+        await stage.ends(epic, within=180)
+        attempts = await stage.events(epic, "task.assigned", "t")
+        order.append(at(attempts[0]))
+        for one, other in zip(attempts, attempts[1:]):
+            need(one["agent"] != other["agent"], f"{epic}: attempts {one['agent']} twice in a row")
+    need(order == sorted(order), f"first grants out of order: {order}")
+    no_overlap(stage.ledger, set(epics))
+
+
+CASES = [silent_holder, silent_manager, silent_worker, lost_once, killed_seat, stuck_command, hung_and_panicking_agents, locks_in_order]
+
+
+async def play(case, folder, at_once):
+    async with at_once:
+        folder.mkdir()
+        stage, began = Stage(folder), time.monotonic()
+        try:
+            await stage.rise()
+            await case(stage)
+            problem = None
+        except (ClusterError, Unanswered, Refused, OSError, StopIteration, asyncio.TimeoutError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        except Exception:  # a mistake of the case itself: shown whole, and the others go on
+            problem = traceback.format_exc()
+        await stage.fall()
+        said = f"{stage.said}, " if stage.said else ""
+        print(f"{'FAIL' if problem else 'ok  '} {case.__name__} ({said}in all {time.monotonic() - began:.0f} s): {case.__doc__}", flush=True)
+        if problem:
+            print("".join(f"       {line}\n" for line in problem.splitlines()), end="", flush=True)
+        return problem is None
+
+
+async def play_all(cases, folder):
+    at_once = asyncio.Semaphore(AT_ONCE)
+    return await asyncio.gather(*(play(case, folder / case.__name__, at_once) for case in cases))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", choices=[[], *(case.__name__ for case in CASES)])
+    parser.add_argument("--keep", action="store_true")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="amphi-nodes-"))
+    results = asyncio.run(play_all([case for case in CASES if case.__name__ in (options.cases or [case.__name__])], folder))
+    if all(results) and not options.keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        print(f"everything is kept in {folder}")
+    print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
+    sys.exit(0 if all(results) else 1)
+
+
+if __name__ == "__main__":
+    main()
