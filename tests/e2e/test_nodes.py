@@ -96,6 +96,34 @@ async def test_machines_join_with_the_urls_that_they_have_and_leave_again(c):
     same(await one.stop(), 0)
 
 
+async def test_a_joined_node_waits_for_a_cluster_that_is_gone_for_a_while(c):
+    async def work(own):
+        far = second(own, "--node-prefix", "far")
+        await far.start()
+        begun = await own.submit({"a": {"matrix": {"i": "1..8"}, "run": "sleep 3"}})
+        await within(lambda: any(e["node"] == "far-node-1" for e in begun.of("task.started")) or None, "the far node works")
+        # Manager and NATS go, in order; what the far node has to tell waits for them.
+        own.up.process.send_signal(signal.SIGKILL)
+        own.up.process.wait()
+        await own.up.start()
+
+        async def over():
+            try:
+                return (await own.api("epic.get", {"epic": begun.id}, deadline=5))["state"] == "succeeded"
+            except (AssertionError, Refused, nats.errors.Error, OSError):
+                return None
+
+        await within(over, "the epic ends well")
+        attempts = (await own.api("epic.events", {"epic": begun.id, "limit": 1000}))["events"]
+        far_tasks = {e["task"] for e in attempts if e["type"] == "task.started" and e["node"] == "far-node-1" and e["attempt"] == 1}
+        again = {e["task"] for e in attempts if e["type"] == "task.retrying" and e["task"] in far_tasks}
+        assert far_tasks and not again, f"{again} of the far node was begun again"
+        same((await nodes_of(own))["far-node-1"]["pid"], far.ready["nodes"][0]["pid"])
+        same(await far.stop(), 0)
+
+    await in_its_own(c, work)
+
+
 @alone
 async def test_a_taken_id_and_wrong_urls_end_with_their_codes(c):
     first = second(c, "--node-prefix", "twin")

@@ -49,9 +49,12 @@ fn main() -> ExitCode {
 
 /// Logs go to standard error. `AMPHI_LOG` takes the usual directives, for instance `debug` or `amphi=trace,async_nats=info`.
 fn start_log(level: &str) {
-    let filter = EnvFilter::builder().with_env_var("AMPHI_LOG").with_default_directive(level.parse().expect("a level is a directive"));
+    let default = EnvFilter::builder().with_default_directive(level.parse().expect("a level is a directive"));
+    // Unless somebody asks: the library tells of every connection what we tell once.
+    let wanted = std::env::var_os("AMPHI_LOG").filter(|wanted| !wanted.is_empty());
+    let filter = default.parse_lossy(wanted.map_or_else(|| "async_nats=warn".into(), |wanted| wanted.to_string_lossy().into_owned()));
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter.from_env_lossy()).with_writer(std::io::stderr).with_ansi(colour).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
 }
 
 /// `amphi node --spec -`, as `amphi up` starts its children; everything else after `node` is a command for people.

@@ -265,6 +265,8 @@ impl Nats {
     }
 
     async fn stop(self, signals: &mut Signals) {
+        // Ours goes first: a connection that is lost on purpose is no news.
+        drop(self.client);
         if let Some(server) = self.managed {
             tokio::select! {
                 () = server.stop() => {}
