@@ -49,10 +49,10 @@ fn main() -> ExitCode {
 
 /// Logs go to standard error. `AMPHI_LOG` takes the usual directives, for instance `debug` or `amphi=trace,async_nats=info`.
 fn start_log(level: &str) {
-    let default = EnvFilter::builder().with_default_directive(level.parse().expect("a level is a directive"));
     // Unless somebody asks: the library tells of every connection what we tell once.
     let wanted = std::env::var_os("AMPHI_LOG").filter(|wanted| !wanted.is_empty());
-    let filter = default.parse_lossy(wanted.map_or_else(|| "async_nats=warn".into(), |wanted| wanted.to_string_lossy().into_owned()));
+    let wanted = wanted.map_or_else(|| format!("{level},async_nats=warn"), |wanted| wanted.to_string_lossy().into_owned());
+    let filter = EnvFilter::builder().with_default_directive(level.parse().expect("a level is a directive")).parse_lossy(wanted);
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
 }
