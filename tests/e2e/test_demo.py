@@ -65,6 +65,39 @@ async def test_chaos_hits_the_seat_and_the_holder_of_a_lock():
     assert after["agent"] != hit[0]["agent"], short(hit)
 
 
+async def broken(where, task, undone):
+    result, told = await demo(AMPHI_DEMO_BREAK=where)
+    same((result.code, told["ok"], told["break"], told["state"]), (1, False, where, "failed"), "the demo")
+    same(failed(told), [], "checks that do not hold")
+    same((told["failed"], told["undone"]), (task, undone), "what failed, and what was undone")
+    said = " ".join(check["check"] for check in told["checks"])
+    assert "the API serves 1.0.0 on schema 1" in said and "every order that was accepted is there" in said, said
+    same(set(told["orders"]["by_release"]) <= {"1.0.0", "2.0.0"} and told["orders"]["accepted"] > 80, True, "orders")
+
+
+async def test_broken_at_the_build_nothing_was_done():
+    await broken("build", "compile_api", [])
+
+
+async def test_broken_in_the_migration_the_schema_is_restored():
+    await broken("migration", "apply_migration", ["create_snapshot"])
+
+
+async def test_broken_by_an_unhealthy_api_it_never_served():
+    await broken("health", "deploy_api", ["apply_migration", "create_snapshot"])
+
+
+async def test_broken_at_the_smoke_test_everything_goes_back():
+    await broken("smoke", "run_smoke_tests", ["deploy_web", "deploy_api", "apply_migration", "create_snapshot"])
+
+
+async def test_a_break_that_does_not_exist_is_refused_at_once():
+    for arguments, env in [((), {"AMPHI_DEMO_BREAK": "everything"}), (("--chaos",), {"AMPHI_DEMO_BREAK": "smoke"})]:
+        result = await command("demo", *arguments, env=plain_environment(**env))
+        same(result.code, 2, result.err)
+        assert "AMPHI_DEMO_BREAK" in result.err and "help:" in result.err, result.err
+
+
 async def test_without_python_it_says_so_and_starts_nothing():
     with tempfile.TemporaryDirectory() as folder:
         result = await command("demo", env=plain_environment(TMPDIR=folder, PATH="/nowhere"))

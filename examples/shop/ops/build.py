@@ -12,25 +12,26 @@ import place
 WHEN = (1980, 1, 1, 0, 0, 0)
 
 
-def compiled():
-    """All files of the package, by name; an error in any module is one of the build."""
-    files = {}
-    for path in sorted((place.SOURCE / "shop").rglob("*")):
-        if path.is_dir() or "__pycache__" in path.parts:
-            continue
-        name, content = str(path.relative_to(place.SOURCE)), path.read_bytes()
-        if path.suffix == ".py":
+def compiled(service):
+    """The files of a service, by name; an error in any of its modules is one of the build."""
+    shop = place.SOURCE / "shop"
+    package = place.read_json(shop / "package.json")
+    names = ["package.json", "__init__.py", *(f"{module}.py" for module in package["modules"][service])]
+    if "schema" in package["modules"][service]:
+        names += [f"migrations/{name}" for name in package["migrations"]]
+    files = {f"shop/{name}": (shop / name).read_bytes() for name in names}
+    for name, content in files.items():
+        if name.endswith(".py"):
             try:
                 compile(content, name, "exec", dont_inherit=True)
             except SyntaxError as error:
                 place.fail(f"{name}:{error.lineno}: {error.msg}")
             place.say(f"compiled {name}")
-        files[name] = content
     return files
 
 
 def main(service, version):
-    files = compiled()
+    files = compiled(service)
     found = json.loads(files["shop/package.json"])["version"]
     if found != version:
         place.fail(f"the source is {found}, not {version}")

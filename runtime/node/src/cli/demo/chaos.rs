@@ -15,8 +15,6 @@ use super::voice::Voice;
 use crate::cli::failure::Failure;
 use crate::cli::screen::{items, text_of};
 
-/// The node that the Manager sits on in this release.
-const SEAT: &str = "node-1";
 /// The task during which the seat is killed.
 const SEAT_DURING: &str = "run_integration_tests";
 /// From the start of an attempt to the kill: it is in the middle then, see `PAUSES`.
@@ -75,6 +73,8 @@ struct Kill {
 /// What is to be done to the cluster, and what was.
 #[derive(Debug, Default)]
 pub(super) struct Chaos {
+    /// The node that the Manager sits on.
+    seat: String,
     wanted: Vec<Victim>,
     due: Option<(Instant, Victim)>,
     running: BTreeMap<(String, u64, u64), Attempt>,
@@ -88,9 +88,9 @@ impl Chaos {
         Self::default()
     }
 
-    /// Both blows.
-    pub(super) fn full() -> Self {
-        Self { wanted: vec![Victim::Seat, Victim::LockHolder], ..Self::default() }
+    /// Both blows. `seat` is the node that leads.
+    pub(super) fn full(seat: String) -> Self {
+        Self { seat, wanted: vec![Victim::Seat, Victim::LockHolder], ..Self::default() }
     }
 
     /// When the next blow falls.
@@ -140,7 +140,7 @@ impl Chaos {
     pub(super) async fn strike(&mut self, stage: &mut Stage) -> Vec<String> {
         let Some((_, victim)) = self.due.take() else { return Vec::new() };
         let node = match victim {
-            Victim::Seat => Some(SEAT.to_owned()),
+            Victim::Seat => Some(self.seat.clone()),
             Victim::LockHolder => {
                 self.running.values().find(|attempt| attempt.is_writer() && attempt.is_alive()).map(|attempt| attempt.node.clone())
             }
@@ -188,7 +188,7 @@ impl Chaos {
             }
         }
         let seat = self.kills.iter().find(|kill| kill.victim == Victim::Seat);
-        voice.check(&format!("{SEAT}, the Manager's seat, was killed"), seat.is_some(), "")?;
+        voice.check(&format!("{}, the Manager's seat, was killed", self.seat), seat.is_some(), "")?;
         let holder = self.kills.iter().find(|kill| kill.victim == Victim::LockHolder);
         let hit = holder.and_then(|kill| kill.attempts.iter().find(|attempt| attempt.is_writer()));
         let found = hit.map_or(self.missed.join(", "), |attempt| format!("{} held {}", attempt.task, attempt.locks_text()));

@@ -40,7 +40,7 @@ fn first(ended: &Ended, kind: &str, task: &str) -> Option<u64> {
     of(ended, kind, task).next()
 }
 
-fn last(ended: &Ended, kind: &str, task: &str) -> Option<u64> {
+pub(super) fn last(ended: &Ended, kind: &str, task: &str) -> Option<u64> {
     of(ended, kind, task).next_back()
 }
 
@@ -78,6 +78,14 @@ fn has_totals(database: &Database) -> bool {
 
 fn wrong(after: &Database) -> String {
     after.totals_wrong.map_or("unknown".to_owned(), |count| count.to_string())
+}
+
+/// A failed release left the old schema, and every order, also those that came in meanwhile.
+pub(super) fn data_as_before(voice: &mut Voice, before: &Database, after: &Database, receipts: &Receipts) -> Result<(), Failure> {
+    voice.check("the database is sound", after.integrity == "ok", &after.integrity)?;
+    let found = format!("schema {}, columns {}", after.schema, after.columns.join(" "));
+    voice.check("the schema is what it was", after.schema == before.schema && after.columns == before.columns, &found)?;
+    whole(voice, before, after, receipts)
 }
 
 /// Nothing is lost, nothing changed, nothing is there twice.

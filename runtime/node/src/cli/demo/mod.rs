@@ -3,6 +3,7 @@
 //!
 //! It is a client like any other, plus the processes that it starts; all of those end with it. Start at [`demo`] and [`Play::perform`].
 
+mod breaks;
 mod chaos;
 mod customers;
 mod files;
@@ -15,12 +16,14 @@ mod watch;
 
 use std::time::Duration;
 
+use amphi_config::Environment;
 use amphi_protocol::ids::EpicId;
 use clap::Args;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
+use self::breaks::Break;
 use self::chaos::Chaos;
 use self::customers::{Customers, Receipts};
 use self::shop::{Shop, check_python};
@@ -63,12 +66,14 @@ const PAUSES: [&str; 3] = ["0", "0.03", "0.1"];
 /// How long a submission is tried.
 const SUBMIT_WINDOW: Duration = Duration::from_secs(30);
 
-/// Releases the sample application; 0 only if everything holds.
+/// Releases the sample application; 0 only if everything holds. With `AMPHI_DEMO_BREAK` the release fails there, and 1 is what is right.
 pub async fn demo(global: &Global, screen: Screen, args: DemoArgs) -> Result<u8, Failure> {
     let began = Instant::now();
+    let broken_at = Break::wanted(&Environment::capture(), args.chaos)?;
     check_python().await?;
     let mut signals = Signals::new()?;
-    let mut play = Play { global, voice: Voice::new(screen), stage: Stage::new()?, chaos: args.chaos, result: json!({}) };
+    let (voice, stage) = (Voice::new(screen), Stage::new()?);
+    let mut play = Play { global, voice, stage, chaos: args.chaos, broken_at, result: json!({}) };
     let outcome = tokio::select! {
         outcome = play.perform() => outcome.map(|()| exit::OK),
         () = signals.any() => Ok(exit::INTERRUPTED),
@@ -88,6 +93,7 @@ struct Play<'a> {
     voice: Voice,
     stage: Stage,
     chaos: bool,
+    broken_at: Option<Break>,
     /// What `--json` prints at the end.
     result: Value,
 }
@@ -97,14 +103,21 @@ impl Play<'_> {
         let (client, shop) = self.open().await?;
         let early = self.first_release(&client, &shop).await?;
         let before = shop.database().await?;
-        let mut chaos = if self.chaos { Chaos::full() } else { Chaos::none() };
+        let mut chaos = if self.chaos { Chaos::full(seat(&client).await?) } else { Chaos::none() };
         let (ended, receipts) = self.second_release(&client, &shop, early, &mut chaos).await?;
         self.explain(&client, &ended, &chaos).await?;
         self.voice.title("What holds")?;
-        judge::history(&mut self.voice, &ended)?;
-        judge::live(&mut self.voice, &shop, RELEASES[1]).await?;
         let after = shop.database().await?;
-        judge::data(&mut self.voice, &before, &after, &receipts)?;
+        if let Some(broken_at) = self.broken_at {
+            let (failed, undone) = broken_at.judge(&mut self.voice, &ended)?;
+            (self.result["failed"], self.result["undone"]) = (json!(failed), json!(undone));
+            judge::live(&mut self.voice, &shop, RELEASES[0]).await?;
+            judge::data_as_before(&mut self.voice, &before, &after, &receipts)?;
+        } else {
+            judge::history(&mut self.voice, &ended)?;
+            judge::live(&mut self.voice, &shop, RELEASES[1]).await?;
+            judge::data(&mut self.voice, &before, &after, &receipts)?;
+        }
         self.result["orders"] = receipts.as_json(after.keys.len());
         Ok(())
     }
@@ -155,6 +168,11 @@ impl Play<'_> {
         self.voice.title(&format!("Deploy v{version} to production, while customers buy"))?;
         self.voice.show("tree", &tree_text(client, self.voice.style()).await?)?;
         shop.ops("checkout.py", &[version]).await?;
+        if let Some(broken_at) = self.broken_at {
+            let how = shop.ops("sabotage.py", &[broken_at.word()]).await?;
+            self.voice.line("")?;
+            self.voice.line(&format!("AMPHI_DEMO_BREAK={}: {how}", broken_at.word()))?;
+        }
         let epic = submit(client, &self.stage, version, PAUSES[if self.chaos { 2 } else { 1 }]).await?;
         self.result["epics"]["v2"] = json!(epic);
         self.voice.line("")?;
@@ -218,22 +236,25 @@ impl Play<'_> {
             &left.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
         )?;
         let (held, all) = self.voice.score();
-        let is_good = held == all && code == exit::OK;
+        let is_good = held == all && code == exit::OK && self.broken_at.is_none();
+        let as_wanted = held == all && code == exit::OK;
         let is_kept = keep || (held != all && code == exit::OK);
         if !is_kept && let Err(error) = self.stage.remove() {
             talk(&format!("{} could not be removed: {error}", self.stage.folder.display()));
         }
         let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.voice.title(&format!(
-            "{}: {held} of {all} checks, {}",
-            if is_good { "Everything holds" } else { "NOT everything holds" },
-            duration_text(took)
-        ))?;
+        let verdict = match (as_wanted, self.broken_at) {
+            (true, None) => "Everything holds".to_owned(),
+            (true, Some(broken_at)) => format!("The release failed ({}), and everything is as it was before", broken_at.word()),
+            (false, _) => "NOT everything holds".to_owned(),
+        };
+        self.voice.title(&format!("{verdict}: {held} of {all} checks, {}", duration_text(took)))?;
         if is_kept {
             self.voice.line(&format!("kept: {}", self.stage.folder.display()))?;
         }
         self.result["ok"] = json!(is_good);
         self.result["mode"] = json!(if self.chaos { "chaos" } else { "release" });
+        self.result["break"] = json!(self.broken_at.map(Break::word));
         self.result["folder"] = if is_kept { json!(self.stage.folder) } else { Value::Null };
         self.result["checks"] = self.voice.checks();
         self.result["pids"] = json!(self.stage.pids());
@@ -245,6 +266,13 @@ impl Play<'_> {
             code => code,
         })
     }
+}
+
+/// The node on which the Manager sits.
+async fn seat(client: &Client) -> Result<String, Failure> {
+    let nodes = client.call("node.list", &json!({})).await?;
+    let leads = |node: &&Value| !items(node, "leads").is_empty();
+    items(&nodes, "nodes").iter().find(leads).map(|node| text_of(node, "id")).ok_or_else(|| broken("no node leads"))
 }
 
 /// Submits the release of a version, as `amphi run` would.

@@ -28,6 +28,9 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 /// Width of a task's name.
 const TASK_WIDTH: usize = 22;
 
+/// Task, run and attempt.
+type Attempt = (String, u64, u64);
+
 /// How an epic ended, and all that happened.
 #[derive(Debug)]
 pub(super) struct Ended {
@@ -43,9 +46,9 @@ pub(super) struct Watch<'a> {
     tasks: usize,
     first_ms: Option<u64>,
     last_seq: u64,
-    /// When each running attempt started, and its locks: `(task, attempt)`.
-    started_ms: BTreeMap<(String, u64), u64>,
-    locks: BTreeMap<(String, u64), Vec<String>>,
+    /// When each attempt started, and its locks.
+    started_ms: BTreeMap<Attempt, u64>,
+    locks: BTreeMap<Attempt, Vec<String>>,
     running: BTreeMap<String, String>,
     done: BTreeSet<String>,
 }
@@ -124,7 +127,8 @@ impl<'a> Watch<'a> {
     /// One line for people; none for what only programs need.
     fn line(&mut self, event: &Value, style: crate::cli::screen::Style) -> Option<String> {
         let (kind, task) = (text_of(event, "type"), text_of(event, "task"));
-        let key = (task.clone(), event["attempt"].as_u64().unwrap_or(0));
+        let number = |field: &str| event[field].as_u64().unwrap_or(0);
+        let key = (task.clone(), number("run"), number("attempt"));
         let now_ms = event["ts"].as_str().and_then(timestamp_ms).unwrap_or(0);
         let since_ms = now_ms.saturating_sub(*self.first_ms.get_or_insert(now_ms));
         let clock = style.paint(Paint::Dim, &format!("{:>5}.{} s", since_ms / 1000, since_ms % 1000 / 100));
@@ -145,13 +149,17 @@ impl<'a> Watch<'a> {
                 self.ends(&task, true);
                 ("✓", Paint::Good, took(self.started_ms.get(&key)))
             }
+            "task.undone" => {
+                self.ends(&task, true);
+                ("↶", Paint::Warn, format!("undone in {}", took(self.started_ms.get(&key))))
+            }
             "task.failed" => {
                 self.ends(&task, true);
                 ("✗", Paint::Bad, format!("{}  {}", took(self.started_ms.get(&key)), error_of(event)))
             }
             "task.retrying" => {
                 self.ends(&task, false);
-                ("↻", Paint::Warn, format!("attempt {} is lost: {}", key.1, error_of(event)))
+                ("↻", Paint::Warn, format!("attempt {} is lost: {}", key.2, error_of(event)))
             }
             "task.cancelled" | "task.skipped" => {
                 self.ends(&task, true);
@@ -184,6 +192,9 @@ fn started(event: &Value, locks: Option<&Vec<String>>) -> String {
     }
     if let Some(attempt) = event["attempt"].as_u64().filter(|attempt| *attempt > 1) {
         text.push_str(&format!("  attempt {attempt}"));
+    }
+    if event["data"]["undo"] == true {
+        text.push_str("  (undo)");
     }
     if let Some(locks) = locks {
         text.push_str(&format!("  holds {}", locks.join(", ")));
