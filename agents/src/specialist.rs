@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use amphi_ports::JobOrder;
 use amphi_protocol::document::Work;
 use amphi_protocol::ids::{AgentId, AttemptRef};
+use amphi_protocol::journal::{AttemptEnd, Outcome};
 use amphi_protocol::message::{AgentMessage, MessageType, Recipient};
 use futures::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
@@ -117,6 +118,21 @@ impl Specialist {
             }
             // Only the actor is blocked, no thread of the runtime.
             std::future::pending::<()>().await;
+        }
+        // The submission looked already; this holds whatever the submission knew of this node's roles.
+        if let Work::Tool { tool, .. } = &order.job.work
+            && !profile.allows(tool)
+        {
+            let error = format!("role {} may not use the tool `{tool}`", profile.role);
+            let end = AttemptEnd {
+                outcome: Outcome::NotStarted,
+                exit_code: None,
+                error: Some(error),
+                outputs: Default::default(),
+                artifacts: Vec::new(),
+            };
+            desk.tell(DeskMessage::Job { attempt: order.attempt, report: JobReport::Ended(end) });
+            return;
         }
         state.current = Some(order.attempt.clone());
         jobs.start(order, AgentEntry { actor: myself, mailbox: mailbox.clone() });

@@ -182,6 +182,12 @@ impl Roles {
         self.by_name.iter().map(|(name, role)| (name.clone(), role.skills.clone())).collect()
     }
 
+    /// Role to the tools that it may use, of the roles that name any; `always` are for everybody.
+    pub fn tools_by_role(&self, always: &BTreeSet<String>) -> BTreeMap<RoleName, Vec<String>> {
+        let limited = self.by_name.iter().filter(|(_, role)| !role.tools.is_empty());
+        limited.map(|(name, role)| (name.clone(), role.tools.iter().chain(always).cloned().collect())).collect()
+    }
+
     /// All tools that some role may use.
     pub fn tools(&self) -> BTreeSet<String> {
         self.by_name.values().flat_map(|role| role.tools.iter().cloned()).collect()

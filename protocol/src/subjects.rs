@@ -20,6 +20,8 @@ pub const OUTPUT_STREAM: &str = "AMPHI_OUTPUT";
 pub const OUTPUT_SUBJECTS: &str = "amphi.out.>";
 /// Object store bucket for large documents and artifacts, by content hash.
 pub const OBJECTS_BUCKET: &str = "AMPHI_OBJECTS";
+/// Key-value bucket of what is decided once for all nodes, such as the commit that an epic works on.
+pub const PINS_BUCKET: &str = "AMPHI_PINS";
 /// Header that names the codec of an internal message.
 pub const CODEC_HEADER: &str = "Amphi-Codec";
 /// The idempotency key of a submission.

@@ -21,6 +21,9 @@ fn options() -> CompileOptions {
                 .map(|(role, skills)| (RoleName::parse(role).unwrap(), skills.into_iter().map(str::to_owned).collect()))
                 .collect(),
             tools: ["noop", "sleep", "http.check"].map(str::to_owned).into(),
+            role_tools: [("BuildMaster", vec!["noop", "sleep"]), ("TestGuardian", vec!["noop", "http.check"])]
+                .map(|(role, tools)| (RoleName::parse(role).unwrap(), tools.into_iter().map(str::to_owned).collect()))
+                .into(),
         },
         unknown_names_are_errors: true,
         ..CompileOptions::default()
@@ -68,7 +71,7 @@ fn doc(rest: &str) -> String {
 
 use ErrorCode::{
     EpicCycle as Cycle, EpicKindUnsupported as Unsupported, EpicLimit as Limit, EpicSyntax as Syntax, EpicType as Type,
-    EpicUnknownKey as UnknownKey, EpicUnknownTask as UnknownTask, RoleUnknown as NoRole, ToolUnknown as NoTool,
+    EpicUnknownKey as UnknownKey, EpicUnknownTask as UnknownTask, PolicyDenied as Denied, RoleUnknown as NoRole, ToolUnknown as NoTool,
 };
 
 #[test]
@@ -286,9 +289,65 @@ fn a_workspace_is_a_folder_or_none() {
     assert_eq!(compile(&text, &based).spec.unwrap().workspace, Workspace::Path("/srv/epics/b".into()));
     assert_eq!(accepted(&doc("workspace: { path: /srv/x }\ntasks: { a: { run: x } }\n")).workspace, Workspace::Path("/srv/x".into()));
     assert_eq!(accepted(&doc("workspace: none\ntasks: { a: { run: x } }\n")).workspace, Workspace::None);
-    refused(&doc("workspace: { git: 'https://x', ref: main }\ntasks: { a: { run: x } }\n"), &[(Unsupported, 3, 14)]);
     refused(&doc("workspace: some\ntasks: { a: { run: x } }\n"), &[(Type, 3, 12)]);
     refused(&doc("workspace: {}\ntasks: { a: { run: x } }\n"), &[(Type, 3, 12)]);
+}
+
+#[test]
+fn a_repository_is_named_by_a_url_without_login_or_a_path_that_becomes_absolute() {
+    let based = CompileOptions { workspace_base: Some("/srv/epics".into()), ..options() };
+    let git = |git: &str| doc(&format!("inputs: {{ v: {{ default: v2 }} }}\nworkspace: {{ git: {git} }}\ntasks: {{ a: {{ run: x }} }}\n"));
+    for (written, url, reference) in [
+        ("'https://host/x.git', ref: main", "https://host/x.git", Some("main")),
+        ("git@host:x/y.git", "git@host:x/y.git", None),
+        ("'ssh://git@host/x', ref: 'release/${{ inputs.v }}'", "ssh://git@host/x", Some("release/v2")),
+        ("../repo", "/srv/repo", None),
+        ("/srv/a/../repo", "/srv/repo", None),
+    ] {
+        let expected = Workspace::Git { url: url.to_owned(), reference: reference.map(str::to_owned) };
+        assert_eq!(compile(&git(written), &based).spec.unwrap().workspace, expected, "{written}");
+    }
+    for wrong in [
+        "'https://me:pass@host/x'",
+        "'https://token@host/x'",
+        "'ssh://git:pass@host/x'",
+        "'ext::sh -c x'",
+        "'--upload-pack=x'",
+        "'ftp://x'",
+        "''",
+        "'${{ secrets.X }}'",
+    ] {
+        refused(&git(wrong), &[(Type, 4, 19)]);
+        let problem = &compile(&git(wrong), &based).problems[0];
+        assert!(!format!("{problem:?}").contains("pass@") && !format!("{problem:?}").contains("token@"), "{problem:?}");
+    }
+    for wrong in ["'-x'", "'a..b'", "'main~1'", "'a b'", "'@{u}'", "''", "[main]"] {
+        refused(&git(&format!("/r, ref: {wrong}")), &[(Type, 4, 28)]);
+    }
+    // Over NATS there is no file that a path could be relative to.
+    refused(&git("../repo"), &[(Type, 4, 19)]);
+    refused(&doc("workspace: { path: /srv/x, ref: main }\ntasks: { a: { run: x } }\n"), &[(Type, 3, 28)]);
+}
+
+#[test]
+fn a_tool_is_for_the_roles_that_may_use_it() {
+    let task = |rest: &str| doc(&format!("tasks: {{ t: {{ tool: {rest} }} }}\n"));
+    let skills = |rest: &str| accepted(&task(rest)).tasks[0].skills.clone();
+    // All may: nothing more is asked for. A role that names no tools may use all.
+    assert_eq!(skills("noop"), Vec::<String>::new());
+    assert_eq!(skills("noop, agent: BuildMaster"), Vec::<String>::new());
+    assert_eq!(skills("http.check, agent: DeployCommander"), Vec::<String>::new());
+    // Only some may: one of them is asked for.
+    assert_eq!(skills("sleep"), ["tool:sleep"]);
+    assert_eq!(skills("sleep, skills: [typescript]"), ["typescript"], "who has the skill may");
+    // Nobody may who could.
+    refused(&task("http.check, agent: BuildMaster"), &[(Denied, 3, 21)]);
+    refused(&task("sleep, skills: [vitest]"), &[(Denied, 3, 21)]);
+    let hint = compile(&task("http.check, agent: BuildMaster"), &options()).problems[0].hint.clone().unwrap();
+    assert!(hint.starts_with("DeployCommander, TestGuardian may"), "{hint}");
+    // `validate` only warns: another cluster may have other roles.
+    let warned = compile(&task("http.check, agent: BuildMaster"), &CompileOptions { unknown_names_are_errors: false, ..options() });
+    assert!(warned.spec.is_some() && warned.warnings[0].code == Denied, "{warned:?}");
 }
 
 #[test]

@@ -4,7 +4,6 @@
 //! follows still makes sense, so that one run finds all of them.
 
 use std::collections::HashMap;
-use std::path::{Component, Path, PathBuf};
 
 use crate::api::ErrorCode;
 use crate::document::check::{Check, Draft, References, Scope};
@@ -14,7 +13,7 @@ use crate::document::matrix::Size;
 use crate::document::options::{CompileOptions, Compiled};
 use crate::document::report::{Report, shown};
 use crate::document::yaml::{self, Entry, Node, Place};
-use crate::document::{EpicSpec, LEASE_MS_DEFAULT, OnFailure, Reference, ResourceSpec, Workspace, keys, read};
+use crate::document::{EpicSpec, LEASE_MS_DEFAULT, OnFailure, Reference, ResourceSpec, keys, read};
 use crate::ids::{EpicName, ID_LENGTH_MAX, InvalidId, PhaseName, ProjectId, Resource};
 
 /// Cycles that are told apart in one document.
@@ -260,63 +259,6 @@ impl<'d> Check<'d> {
         OnFailure::Stop
     }
 
-    fn workspace(&mut self, entry: &Entry) -> Option<Workspace> {
-        let node = &entry.value;
-        if let yaml::Kind::Scalar(scalar) = &node.kind {
-            if scalar.text == "none" {
-                return Some(Workspace::None);
-            }
-            let message = format!("workspace cannot be `{}`", shown(&scalar.text));
-            self.report.error_hint(node.place, ErrorCode::EpicType, message, "write `none` or `{path: DIR}`");
-            return None;
-        }
-        let fields = read::fields(&mut self.report, node, "workspace", &[keys::WORKSPACE])?;
-        let field = |key: &str| fields.iter().copied().find(|field| field.key == key);
-        match (field("path"), field("git")) {
-            (Some(path), None) => {
-                if let Some(reference) = field("ref") {
-                    self.report.wrong(reference.place, "`ref` belongs to `git`");
-                }
-                self.folder(&path.value)
-            }
-            (None, Some(git)) => {
-                read::text(&mut self.report, &git.value, "git");
-                self.unsupported(git.place, "`workspace: {git: …}`", "use `{path: DIR}` or `none`");
-                None
-            }
-            _ => {
-                let message = "the workspace needs exactly one of `path` and `git`";
-                self.report.error_hint(node.place, ErrorCode::EpicType, message, "write `none` or `{path: DIR}`");
-                None
-            }
-        }
-    }
-
-    fn folder(&mut self, node: &Node) -> Option<Workspace> {
-        let text = read::text(&mut self.report, node, "path")?;
-        if text.is_empty() || text.len() > 4096 || text.contains("${{") || text.chars().any(char::is_control) {
-            self.report.wrong(node.place, "`path` must be a path without references");
-            return None;
-        }
-        let path = match (&self.options.workspace_base, Path::new(text).is_absolute()) {
-            (_, true) => PathBuf::from(text),
-            (Some(base), false) => base.join(text),
-            (None, false) => {
-                let message = format!("the workspace `{}` is relative, and there is no file that it could be relative to", shown(text));
-                self.report.error_hint(node.place, ErrorCode::EpicType, message, "write an absolute path");
-                return None;
-            }
-        };
-        let path = normal(&path);
-        match path.to_str() {
-            Some(path) => Some(Workspace::Path(path.to_owned())),
-            None => {
-                self.report.wrong(node.place, "the path of the workspace is not UTF-8");
-                None
-            }
-        }
-    }
-
     fn resources(&mut self, node: &Node) -> std::collections::BTreeMap<Resource, ResourceSpec> {
         let mut resources = std::collections::BTreeMap::new();
         for entry in read::mapping(&mut self.report, node, "resources").unwrap_or_default() {
@@ -463,17 +405,4 @@ impl<'d> Check<'d> {
         let message = format!("tasks wait for each other in a circle: {}", names.join(" -> "));
         self.report.error_hint(place, ErrorCode::EpicCycle, message, "each waits for the next; take one of these needs away");
     }
-}
-
-/// Without `.` and `..`, by the text alone.
-fn normal(path: &Path) -> PathBuf {
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir => _ = out.pop(),
-            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => out.push(part),
-        }
-    }
-    out
 }

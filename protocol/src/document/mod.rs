@@ -3,6 +3,7 @@
 //! [`compile`] turns YAML or JSON into an [`EpicSpec`] or into all its problems at once; [`Plan`] expands a spec into task instances
 //! and edges. Both are pure, and both the core and the checker use them, so they never see two different graphs.
 
+mod allowed;
 mod check;
 mod compile;
 mod graph;
@@ -25,6 +26,7 @@ mod tasks;
 mod tests;
 mod texts;
 mod undo;
+mod workspace;
 mod yaml;
 
 pub use compile::{compile, compile_bytes};

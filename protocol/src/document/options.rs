@@ -35,6 +35,8 @@ pub struct Catalog {
     pub roles: BTreeMap<RoleName, Vec<String>>,
     /// Names of tools.
     pub tools: BTreeSet<String>,
+    /// Role to the tools that it may use; a role that is not here may use all.
+    pub role_tools: BTreeMap<RoleName, Vec<String>>,
 }
 
 /// How large a document and its parts may be.

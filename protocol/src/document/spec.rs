@@ -50,6 +50,26 @@ pub enum Workspace {
     None,
     /// A folder on the node's machine that all tasks share, absolute.
     Path(String),
+    /// A worktree of its own per run.
+    Git {
+        /// Where the repository is: a URL without login, `user@host:path`, or an absolute path.
+        url: String,
+        /// A branch, a tag or a commit; without it what the repository has as its head.
+        #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+        reference: Option<String>,
+    },
+}
+
+impl Workspace {
+    /// The space in which names `file/…` count, where it is smaller than the project: tasks in the same folder, or in worktrees of the
+    /// same repository and ref, mean the same file.
+    pub fn file_space(&self) -> Option<String> {
+        match self {
+            Self::None => None,
+            Self::Path(path) => Some(path.clone()),
+            Self::Git { url, reference } => Some(format!("git {url} {}", reference.as_deref().unwrap_or_default())),
+        }
+    }
 }
 
 /// What follows when a task has failed for good.
@@ -175,6 +195,14 @@ impl Work {
             Self::Tool { .. } => "tool",
         }
     }
+}
+
+/// What stands before a tool's name in the skill of agents that may use it. A task has such a skill only if its tool is not for all roles.
+pub const TOOL_SKILL_PREFIX: &str = "tool:";
+
+/// The skill of agents that may use `tool`.
+pub fn tool_skill(tool: &str) -> String {
+    format!("{TOOL_SKILL_PREFIX}{tool}")
 }
 
 /// A shell text whose references have become environment variables, so that no value is ever read as shell.

@@ -59,7 +59,9 @@ impl<'d> Check<'d> {
         let needs = fields.own("needs").and_then(|node| self.needs(node));
         let locks = fields.get("locks").map(|node| self.locks(node, &mut refs)).unwrap_or_default();
         let env = self.env(&fields, &mut refs);
-        let (agent, skills) = self.staff(&fields);
+        let (agent, mut skills) = self.staff(&fields);
+        let place = fields.own.get("tool").map_or(entry.place, |tool| tool.value.place);
+        self.allowed(place, &work, agent.as_ref(), &mut skills);
         let References { all, outputs: outputs_read, .. } = refs;
         let mut spec = TaskSpec {
             name,

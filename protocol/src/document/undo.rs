@@ -9,7 +9,7 @@ use crate::document::check::{Check, References};
 use crate::document::report::shown;
 use crate::document::tasks::Fields;
 use crate::document::yaml::{Entry, Node, Place};
-use crate::document::{Condition, Reference, TaskSpec, keys, read};
+use crate::document::{Condition, Reference, TOOL_SKILL_PREFIX, TaskSpec, keys, read};
 
 /// Kinds that an undo can have.
 const UNDO_KINDS: [&str; 2] = ["run", "tool"];
@@ -32,7 +32,10 @@ impl<'d> Check<'d> {
         let mut env = task.env.clone();
         env.extend(self.env(&own, &mut refs));
         let staffed = own.own("agent").is_some() || own.own("skills").is_some();
-        let (agent, skills) = if staffed { self.staff(&own) } else { (task.agent.clone(), task.skills.clone()) };
+        let (agent, mut skills) = if staffed { self.staff(&own) } else { (task.agent.clone(), task.skills.clone()) };
+        // The task's own tool is no matter of the undo, the undo's is.
+        skills.retain(|skill| !skill.starts_with(TOOL_SKILL_PREFIX));
+        self.allowed(own.own("tool").map_or(node.place, |tool| tool.place), &work, agent.as_ref(), &mut skills);
         let or_default = |key: &str| own.own(key).or_else(|| fields.defaults.get(key).map(|entry| &entry.value));
         let retry = or_default("retry").and_then(|node| self.retry(node)).unwrap_or_default();
         let timeout_ms = or_default("timeout").and_then(|node| read::duration(&mut self.report, node, "timeout", 1));

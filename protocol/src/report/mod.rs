@@ -9,8 +9,8 @@
 //! the last end of an attempt of this epic on the same agent, or, if it was told to wait for `capacity`, on the same node.
 //! It waits until its `task.started`, or until its end if it never started. `overhead` counts each moment in which any attempt waits,
 //! once: with many agents and short tasks somebody nearly always waits for a moment, and it comes near 1 although most agents work.
-//! `critical_path_share` counts only the waits on the critical path: the part of the makespan that coordination cost. `summed_ms`
-//! counts the waits of all attempts.
+//! It is the number of S4.44, and stands beside its goal. `critical_path_share` counts only the waits on the critical path: the part of
+//! the makespan that coordination cost. `summed_ms` counts the waits of all attempts.
 //! What the events of one epic cannot show is not counted: if a task was told to wait and nothing in this epic explains the wait (a lock
 //! or an agent that another epic had, an agent that joined later), it counts as runnable from its assignment on. Locks are compared by
 //! name, not as globs.
@@ -33,6 +33,9 @@ use crate::ids::EpicId;
 
 /// Most steps of a critical path and most agents that are listed; the rest is counted.
 pub const REPORT_LIST_MAX: usize = 1000;
+
+/// What the coordination overhead is to stay under (S4.44).
+pub const OVERHEAD_GOAL: f64 = 0.05;
 
 /// The report of one epic. Shares and rates lie between 0 and 1 and have four digits after the point.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -111,8 +114,14 @@ pub struct PathStep {
 /// Time that runnable work waits; the module says how it is measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Coordination {
-    /// `waited_ms / makespan_ms`; `null` if the makespan is 0.
+    /// The number that S4.44 is about: `waited_ms / makespan_ms`; `null` if the makespan is 0.
     pub overhead: Option<f64>,
+    /// What S4.44 wants it to stay under.
+    #[serde(default)]
+    pub goal: f64,
+    /// `overhead < goal`; `null` without an overhead.
+    #[serde(default)]
+    pub met: Option<bool>,
     /// Time in which at least one attempt was runnable and not started.
     pub waited_ms: u64,
     /// Such waits on the critical path.
@@ -299,8 +308,11 @@ fn coordination(history: &collect::History, on_path: u64, end: u64, makespan: u6
         waited += to.saturating_sub(from.max(covered));
         covered = covered.max(to);
     }
+    let overhead = ratio(waited, makespan);
     Coordination {
-        overhead: ratio(waited, makespan),
+        overhead,
+        goal: OVERHEAD_GOAL,
+        met: overhead.map(|overhead| overhead < OVERHEAD_GOAL),
         waited_ms: waited,
         critical_path_ms: on_path,
         critical_path_share: ratio(on_path, makespan),

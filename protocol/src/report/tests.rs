@@ -131,6 +131,8 @@ fn the_example_has_the_numbers_worked_out_by_hand() {
     // On the path: b 20, c 10 and 20, f 20, which is all but a's.
     let coordination = Coordination {
         overhead: Some(0.1167),
+        goal: 0.05,
+        met: Some(false),
         waited_ms: 70,
         critical_path_ms: 70,
         critical_path_share: Some(0.1167),

@@ -3,3 +3,4 @@
 pub mod nats;
 pub mod process;
 pub mod tools;
+pub mod worktree;

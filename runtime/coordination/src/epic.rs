@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use amphi_protocol::document::{EpicSpec, LockMode, Plan, TaskSpec, Workspace};
+use amphi_protocol::document::{EpicSpec, LockMode, Plan, TaskSpec};
 use amphi_protocol::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Incarnation, IncidentId, NodeId, Timestamp, Token};
 use amphi_protocol::journal::{Artifact, CancelCause, EpicEnd};
 use serde::{Deserialize, Serialize};
@@ -349,10 +349,8 @@ impl Epic {
     }
 
     fn resource_key(&self, resource: amphi_protocol::ids::Resource) -> ResourceKey {
-        let folder = match &self.spec.workspace {
-            Workspace::Path(path) if resource.as_str().starts_with("file/") => Some(path.as_str().into()),
-            Workspace::Path(_) | Workspace::None => None,
-        };
+        let is_file = resource.as_str().starts_with("file/");
+        let folder = self.spec.workspace.file_space().filter(|_| is_file).map(Into::into);
         ResourceKey { project: self.spec.project.clone(), folder, resource }
     }
 

@@ -18,7 +18,7 @@ use crate::mutants::{Mutant, planted};
 pub struct ResourceKey {
     /// The project.
     pub project: ProjectId,
-    /// The workspace folder, for files of a `path` workspace.
+    /// The workspace, for files of a `path` or `git` workspace.
     pub folder: Option<Arc<str>>,
     /// The name that users wrote.
     pub resource: Resource,

@@ -4,7 +4,7 @@ mod why;
 
 use std::collections::BTreeMap;
 
-use amphi_protocol::document::LockMode;
+use amphi_protocol::document::{LockMode, TOOL_SKILL_PREFIX};
 use amphi_protocol::ids::{AttemptRef, EpicId, Timestamp};
 use amphi_protocol::view::{
     AgentList, AgentView, EpicList, EpicView, HolderView, IncidentList, IncidentView, LockList, LockView, NodeList, NodeView, TaskList,
@@ -125,7 +125,7 @@ impl State {
             AgentView {
                 agent: id.to_string(),
                 role: agent.role.to_string(),
-                skills: agent.skills.clone(),
+                skills: agent.skills.iter().filter(|skill| !skill.starts_with(TOOL_SKILL_PREFIX)).cloned().collect(),
                 node: agent.node.to_string(),
                 state: match agent.state {
                     AgentState::Idle => "idle",

@@ -75,6 +75,15 @@ pub trait ObjectStore: Send + Sync + 'static {
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>>;
 }
 
+/// Small texts that are decided once and then hold for all nodes.
+pub trait Pins: Send + Sync + 'static {
+    /// What was decided about `name`, if anything was.
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>, StoreError>>;
+
+    /// Decides `name`, unless it is decided. Returns what holds from now on.
+    fn decide<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<String, StoreError>>;
+}
+
 /// The stream of public events.
 pub trait EventStream: Send + Sync + 'static {
     /// Number of the last event of `shard` that the stream holds; 0 if it is empty. Creates the stream if it is missing.

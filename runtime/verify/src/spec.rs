@@ -76,9 +76,12 @@ pub(crate) fn lock_set(spec: &EpicSpec, plan: &Plan, instance: u32) -> Vec<(Lock
     let values = plan.matrix_values(spec, instance);
     let key = |text: &String| {
         let resource = fill(text, &values);
+        // Said in other words than the core's, on purpose.
         let folder = match &spec.workspace {
-            Workspace::Path(folder) if resource.starts_with("file/") => Some(folder.clone()),
-            Workspace::Path(_) | Workspace::None => None,
+            _ if !resource.starts_with("file/") => None,
+            Workspace::Path(folder) => Some(folder.clone()),
+            Workspace::Git { url, reference } => Some(format!("{url} at {reference:?}")),
+            Workspace::None => None,
         };
         LockKey { project: spec.project.clone(), folder, resource }
     };

@@ -34,7 +34,11 @@ pub fn epic(rng: &mut Rng) -> EpicSpec {
         project: ProjectId::parse(if rng.chance(80) { "one" } else { "two" }).expect("the project is valid"),
         priority,
         inputs: BTreeMap::new(),
-        workspace: if rng.chance(30) { Workspace::Path(folder.to_owned()) } else { Workspace::None },
+        workspace: match rng.below(10) {
+            0..=2 => Workspace::Path(folder.to_owned()),
+            3 => Workspace::Git { url: folder.to_owned(), reference: rng.chance(50).then(|| "v1".to_owned()) },
+            _ => Workspace::None,
+        },
         phases: (0..phases).map(|phase| PhaseName::parse(&format!("p{phase}")).expect("the phase is valid")).collect(),
         resources: resources(rng),
         on_failure: if rng.chance(50) { OnFailure::Undo } else { OnFailure::Stop },

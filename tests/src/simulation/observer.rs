@@ -145,8 +145,9 @@ impl Observer {
         let (once, writes) = (task.retry.is_once(), !task.locks.write.is_empty());
         let Some((spec, plan)) = self.epics.get(&attempt.epic) else { return };
         let folder = match &spec.workspace {
-            Workspace::Path(path) => path.as_str(),
-            Workspace::None => "",
+            Workspace::Path(path) => path.clone(),
+            Workspace::Git { url, reference } => format!("{url} {reference:?}"),
+            Workspace::None => String::new(),
         };
         let project = &spec.project;
         let name = |resource: &str| {

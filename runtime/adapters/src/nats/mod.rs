@@ -22,6 +22,7 @@ pub mod managed;
 mod messages;
 mod objects;
 mod output;
+mod pins;
 mod reader;
 pub mod remembered;
 mod seats;
@@ -32,6 +33,7 @@ pub use journal::JetStreamJournal;
 pub use messages::NatsAgentMail;
 pub use objects::{NatsObjectStore, OBJECT_BYTES_MAX};
 pub use output::NatsOutputLog;
+pub use pins::NatsPins;
 pub use remembered::{Remembered, RememberedWriter};
 pub use seats::{SeatClaim, SeatHolder};
 

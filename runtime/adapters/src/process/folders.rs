@@ -14,6 +14,7 @@ use amphi_protocol::document::Workspace;
 use amphi_protocol::ids::AttemptRef;
 
 use super::record;
+use crate::worktree::WITHOUT_WORKTREE;
 
 /// Why an attempt has no place to work.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +73,10 @@ impl Folders {
         for file in [folders.output(), folders.progress()] {
             fs::write(file, "")?;
         }
-        if let Workspace::Path(path) = &order.job.workspace {
-            folders.workspace = path.into();
+        match &order.job.workspace {
+            Workspace::Path(path) => folders.workspace = path.into(),
+            Workspace::Git { .. } => return Err(FolderError::NoWorkspace(WITHOUT_WORKTREE.to_owned())),
+            Workspace::None => {}
         }
         folders.work = work_folder(&folders.workspace, workdir, order.job.workspace == Workspace::None)?;
         Ok(folders)

@@ -36,5 +36,6 @@ pub use tree::GuardCommand;
 pub(crate) use engine::failed;
 pub(crate) use folders::{attempt_name, work_folder};
 pub(crate) use mask::Secrets;
+pub(crate) use record::is_guarded;
 pub(crate) use tree::{Tree, TreeOrder, Trees, Verdict, is_shortage};
 pub(crate) use values::{fill, fill_text, no_value};

@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use amphi_protocol::ids::AttemptRef;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::procfs;
@@ -16,6 +17,12 @@ use super::procfs;
 /// The folder of all records under a node's data folder.
 pub fn folder(state_dir: &Path) -> PathBuf {
     state_dir.join("guards")
+}
+
+/// True while processes of any attempt of this run may live on this node.
+pub fn is_guarded(state_dir: &Path, attempt: &AttemptRef) -> bool {
+    let prefix = format!("{}-{}.{}.", attempt.epic, attempt.i, attempt.run);
+    fs::read_dir(folder(state_dir)).into_iter().flatten().flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
 }
 
 /// What a record says.

@@ -23,7 +23,7 @@ const PIPE_PATIENCE: Duration = Duration::from_secs(2);
 const NEWS_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts children. Nothing is touched before the first.
-pub(super) struct Launcher {
+pub(crate) struct Launcher {
     data_dir: PathBuf,
     guard: GuardCommand,
     basics: Basics,
@@ -62,7 +62,7 @@ impl Launcher {
 
 /// A program to run.
 #[derive(Debug)]
-pub(super) struct Child {
+pub(crate) struct Child {
     pub program: PathBuf,
     pub arguments: Vec<OsString>,
     pub folder: PathBuf,
@@ -72,7 +72,7 @@ pub(super) struct Child {
 
 /// How a child ended.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(crate) struct Ended {
     pub code: i32,
     /// At most 64 KiB.
     pub stdout: String,

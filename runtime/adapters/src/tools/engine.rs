@@ -16,6 +16,7 @@ use super::child::Launcher;
 use super::message_send::Voice;
 use super::{Arguments, Context, ToolError, find};
 use crate::process::{Basics, GuardCommand, Secrets, attempt_name, failed, fill, fill_text, no_value, work_folder};
+use crate::worktree::WITHOUT_WORKTREE;
 
 /// Runs tools inside this process.
 pub struct ToolEngine {
@@ -134,6 +135,7 @@ impl Place {
         let workdir = workdir.map_err(|reference| ToolError::failed(no_value(&reference)))?;
         let (workspace, private) = match &order.job.workspace {
             Workspace::Path(path) => (Path::new(path).to_owned(), None),
+            Workspace::Git { .. } => return Err(ToolError::failed(WITHOUT_WORKTREE)),
             Workspace::None => {
                 let folder = shared.data_dir.join("attempts").join(attempt_name(&order.attempt));
                 std::fs::create_dir_all(&folder)?;

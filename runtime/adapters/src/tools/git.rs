@@ -29,7 +29,7 @@ const COMMITTER: (&str, &str) = ("amphi", "amphi@localhost");
 const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// Git in one folder.
-pub(super) struct Git<'a> {
+pub(crate) struct Git<'a> {
     context: &'a Context,
     program: PathBuf,
     folder: PathBuf,

@@ -42,6 +42,9 @@ pub use engine::{Engines, ToolEngine};
 
 use arguments::{Arguments, Parameter};
 
+pub(crate) use child::Launcher;
+pub(crate) use git::Git;
+
 /// All tools.
 const REGISTRY: &[&dyn Tool] = &[
     &backup_restore::BackupRestore,
@@ -87,43 +90,53 @@ trait Tool: Send + Sync {
 }
 
 /// What a running tool has.
-struct Context {
+pub(crate) struct Context {
     /// The folder that it may write to.
-    workspace: PathBuf,
+    pub(crate) workspace: PathBuf,
     /// A file name for the attempt, unique in its node.
-    attempt: String,
+    pub(crate) attempt: String,
     /// What a tool that must finish looks at, to finish early.
-    cancel: CancellationToken,
+    pub(crate) cancel: CancellationToken,
     /// Ends the patience with its programs.
-    hurry: CancellationToken,
-    launcher: Arc<child::Launcher>,
+    pub(crate) hurry: CancellationToken,
+    pub(crate) launcher: Arc<child::Launcher>,
     /// In whose name it speaks, and how; without it no message can be sent.
     voice: Option<message_send::Voice>,
-    news: mpsc::UnboundedSender<JobNews>,
+    pub(crate) news: mpsc::UnboundedSender<JobNews>,
 }
 
 impl Context {
+    /// For programs that the node runs beside a task: they say nothing in anybody's name.
+    pub(crate) fn of_node(
+        workspace: PathBuf,
+        attempt: String,
+        launcher: Arc<child::Launcher>,
+        news: mpsc::UnboundedSender<JobNews>,
+    ) -> Self {
+        Self { workspace, attempt, cancel: CancellationToken::new(), hurry: CancellationToken::new(), launcher, voice: None, news }
+    }
+
     /// Tells that the tool is not stuck.
-    fn is_active(&self) {
+    pub(crate) fn is_active(&self) {
         let _ = self.news.send(JobNews::Active);
     }
 }
 
 /// Why a tool failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct ToolError {
-    outcome: Outcome,
-    text: String,
+pub(crate) struct ToolError {
+    pub(crate) outcome: Outcome,
+    pub(crate) text: String,
 }
 
 impl ToolError {
     /// It did not work out.
-    fn failed(text: impl Into<String>) -> Self {
+    pub(crate) fn failed(text: impl Into<String>) -> Self {
         Self { outcome: Outcome::Exit, text: text.into() }
     }
 
     /// It was asked to end.
-    fn cancelled() -> Self {
+    pub(crate) fn cancelled() -> Self {
         Self { outcome: Outcome::Cancelled, text: "ended on request".to_owned() }
     }
 }

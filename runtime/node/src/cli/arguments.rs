@@ -74,6 +74,12 @@ impl TaskArg {
     }
 }
 
+/// The states of tasks and of epics, for flags that pick by state.
+pub const TASK_STATES: [&str; 12] =
+    ["blocked", "waiting", "ready", "assigned", "running", "retrying", "succeeded", "failed", "cancelled", "skipped", "unknown", "undone"];
+/// As [`TASK_STATES`].
+pub const EPIC_STATES: [&str; 7] = ["running", "waiting", "paused", "cancelling", "succeeded", "failed", "cancelled"];
+
 /// How much of a list is wanted.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct ListBounds {

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Global;
+use super::context::NatsContext;
 use super::failure::Failure;
 
 /// How long a connection may take.
@@ -55,8 +56,20 @@ pub fn data_dir(global: &Global) -> Result<PathBuf, Failure> {
         .ok_or_else(|| Failure::usage("there is no home folder").hint("name the data folder: --data DIR"))
 }
 
+/// The context that `--context` names, if it does.
+fn find_context(global: &Global) -> Result<Option<NatsContext>, Failure> {
+    let Some(name) = &global.context else { return Ok(None) };
+    if global.nats.is_some() {
+        return Err(Failure::usage("--nats and --context both name a server").hint("leave one of them out"));
+    }
+    NatsContext::load(name, &Environment::capture()).map(Some)
+}
+
 /// The NATS URL to use and where it comes from.
 pub fn find_url(global: &Global) -> Result<(String, String), Failure> {
+    if let Some(context) = find_context(global)? {
+        return Ok((context.url().to_owned(), "--context".to_owned()));
+    }
     if let Some(url) = &global.nats {
         return Ok((url.clone(), "--nats".to_owned()));
     }
@@ -102,6 +115,10 @@ impl Client {
         let shown = redacted(&url);
         let (addresses, options) = amphi_adapters::nats::connect_options(&url, "amphi-cli")
             .map_err(|_| Failure::usage(format!("`{shown}` (from {origin}) is no NATS URL")).hint("for instance nats://127.0.0.1:4222"))?;
+        let options = match find_context(global)? {
+            Some(context) => context.log_in(options, &Environment::capture()).await?,
+            None => options,
+        };
         let options =
             options.connection_timeout(CONNECT_TIMEOUT).event_callback(|event| async move { tracing::debug!(%event, "NATS connection") });
         let nats = match timeout(CONNECT_TIMEOUT + Duration::from_secs(1), options.connect(addresses)).await {

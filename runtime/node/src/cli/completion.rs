@@ -59,11 +59,22 @@ fn script(shell: ShellName) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    /// The names of all commands that are shown, however deep.
+    fn names(command: &clap::Command, into: &mut Vec<String>) {
+        for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+            into.push(command.get_name().to_owned());
+            names(command, into);
+        }
+    }
+
     #[test]
     fn every_shell_gets_every_command() {
+        let mut all = Vec::new();
+        names(&Cli::command(), &mut all);
+        assert!(all.len() > 40 && ["top", "logs", "validate", "show"].iter().all(|name| all.iter().any(|known| known == name)));
         for shell in ShellName::value_variants() {
             let text = String::from_utf8(script(*shell)).expect("text");
-            for word in ["amphi", "validate", "report", "completion", "--request-timeout".trim_start_matches("--")] {
+            for word in all.iter().map(String::as_str).chain(["amphi", "request-timeout", "context"]) {
                 assert!(text.contains(word), "{shell:?} does not complete {word}");
             }
         }

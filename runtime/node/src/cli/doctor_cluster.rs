@@ -66,7 +66,7 @@ fn durability(global: &Global, data: &Path) -> Finding {
             "set sync_interval: always there, and durability_confirmed: true here",
         )
     };
-    if find_url(global).is_ok_and(|(_, origin)| origin == "--nats" || origin == "AMPHI_NATS_URL") {
+    if find_url(global).is_ok_and(|(_, origin)| matches!(&*origin, "--nats" | "--context" | "AMPHI_NATS_URL")) {
         return foreign();
     }
     let Ok(text) = std::fs::read_to_string(data.join("nats/server.conf")) else { return foreign() };

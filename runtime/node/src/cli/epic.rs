@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::arguments::{DurationArg, ListBounds, cut_note};
+use super::arguments::{DurationArg, EPIC_STATES, ListBounds, cut_note};
 use super::client::Client;
 use super::event_line::{Detail, event_line};
 use super::failure::{Failure, exit};
@@ -54,6 +54,15 @@ pub struct IdArgs {
 /// `epic ls`.
 #[derive(Debug, Args)]
 pub struct LsArgs {
+    /// Only epics in this state
+    #[arg(long, value_name = "STATE", value_parser = EPIC_STATES)]
+    state: Option<String>,
+    /// Only epics whose id begins so
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
+    /// Only epics of this project
+    #[arg(long, value_name = "PROJECT")]
+    project: Option<String>,
     #[command(flatten)]
     bounds: ListBounds,
 }
@@ -149,7 +158,22 @@ fn nearest(ids: &[&str], wanted: &str) -> Option<String> {
 
 async fn ls(global: &Global, screen: Screen, args: LsArgs) -> Result<u8, Failure> {
     let client = Client::connect(global).await?;
-    let reply = client.list("epic.list", "epics", json!({}), args.bounds.limit()).await?;
+    let request = args.state.map_or(json!({}), |state| json!({ "state": state }));
+    let is_picked = args.name.is_some() || args.project.is_some();
+    // What is picked here must have been seen first.
+    let limit = if is_picked { None } else { args.bounds.limit() };
+    let mut reply = client.list("epic.list", "epics", request, limit).await?;
+    if let (true, Some(epics)) = (is_picked, reply["epics"].as_array_mut()) {
+        let name = args.name.as_deref().unwrap_or_default();
+        epics.retain(|epic| epic["epic"].as_str().is_some_and(|id| id.starts_with(name)));
+        epics.retain(|epic| args.project.as_deref().is_none_or(|project| epic["project"] == project));
+        let found = epics.len();
+        epics.truncate(args.bounds.limit().unwrap_or(found));
+        if epics.len() < found {
+            let next = epics.last().map_or(Value::Null, |epic| epic["epic"].clone());
+            (reply["next"], reply["total"]) = (next, found.into());
+        }
+    }
     screen.show(&reply, epics_table)?;
     if let Some(note) = cut_note(&reply, items(&reply, "epics").len()) {
         talk(&note);
@@ -180,7 +204,7 @@ fn epics_table(reply: &Value, style: Style) -> String {
 }
 
 /// `3/7`: tasks that are over, of all.
-fn done_text(epic: &Value) -> String {
+pub fn done_text(epic: &Value) -> String {
     let Some(counts) = epic["counts"].as_object() else { return "-".to_owned() };
     let sum = |over: bool| -> u64 {
         let wanted = counts

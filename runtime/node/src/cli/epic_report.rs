@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use amphi_protocol::event::Event;
 use amphi_protocol::ids::EpicId;
-use amphi_protocol::report::{EpicReport, PathStep, Reporter};
+use amphi_protocol::report::{Coordination, EpicReport, PathStep, Reporter};
 use clap::Args;
 use serde_json::json;
 
@@ -125,8 +125,9 @@ pub fn report_text(report: &EpicReport, style: Style) -> String {
             (
                 "coordination overhead",
                 format!(
-                    "{}: runnable work waited {}, {} of it on the critical path ({})",
+                    "{} (S4.44, {}): runnable work waited {}, {} of it on the critical path ({})",
                     percent(coordination.overhead),
+                    goal_text(coordination),
                     ms_text(coordination.waited_ms),
                     ms_text(coordination.critical_path_ms),
                     percent(coordination.critical_path_share)
@@ -144,6 +145,15 @@ pub fn report_text(report: &EpicReport, style: Style) -> String {
     out.push_str(&path_text(report, style));
     out.push_str(&agents_text(report, style));
     out
+}
+
+fn goal_text(coordination: &Coordination) -> String {
+    let verdict = match coordination.met {
+        Some(true) => " is met",
+        Some(false) => " is missed",
+        None => "",
+    };
+    format!("goal < {:.0} %{verdict}", coordination.goal * 100.0)
 }
 
 fn path_text(report: &EpicReport, style: Style) -> String {
@@ -252,7 +262,7 @@ mod tests {
              sequential             160ms\n\
              speed-up               0.80 x\n\
              critical path          160ms in attempts, 20ms between them\n\
-             coordination overhead  10.0 %: runnable work waited 20ms, 20ms of it on the critical path (10.0 %)\n\
+             coordination overhead  10.0 % (S4.44, goal < 5 % is missed): runnable work waited 20ms, 20ms of it on the critical path (10.0 %)\n\
              utilisation            80.0 % of 1 agent\n\
              tasks                  1 succeeded\n\
              completion             100.0 %\n\

@@ -12,6 +12,7 @@ use amphi_protocol::subjects;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::bars::Bars;
 use super::client::Client;
 use super::event_line::{Detail, event_line};
 use super::failure::{Failure, exit};
@@ -38,14 +39,17 @@ pub struct FollowOptions {
 
 /// Follows `epic` and prints what happens; gives the exit code.
 pub async fn follow(client: &Client, screen: Screen, epic: &EpicId, options: FollowOptions) -> Result<u8, Failure> {
-    let mut watch = Watch { client, screen, epic, last: 0 };
-    tokio::select! {
-        result = watch.run(options) => match result {
-            // The reader is gone, the epic is not: that is no success of the epic.
-            Err(Failure::PipeClosed) => Ok(exit::INTERRUPTED),
-            other => other,
-        },
-        _ = tokio::signal::ctrl_c() => {
+    let mut watch = Watch { client, screen, epic, last: 0, bars: Bars::open(screen) };
+    let result = tokio::select! {
+        result = watch.run(options) => Some(result),
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    watch.bars = None;
+    match result {
+        // The reader is gone, the epic is not: that is no success of the epic.
+        Some(Err(Failure::PipeClosed)) => Ok(exit::INTERRUPTED),
+        Some(other) => other,
+        None => {
             talk(&format!("detached; {epic} runs on. Follow it again: amphi epic watch {epic}"));
             Ok(exit::INTERRUPTED)
         }
@@ -58,6 +62,8 @@ struct Watch<'a> {
     epic: &'a EpicId,
     /// Number of the last printed event.
     last: u64,
+    /// Under the lines, at a terminal.
+    bars: Option<Bars>,
 }
 
 /// What an event means for the one who follows.
@@ -71,6 +77,10 @@ impl Watch<'_> {
     async fn run(&mut self, options: FollowOptions) -> Result<u8, Failure> {
         if options.has_history {
             self.catch_up().await?;
+        }
+        if self.bars.is_some() {
+            // How many runs there are; without it the bar comes with the first look.
+            let _ = self.status().await;
         }
         let mut feed = Feed::open(self.client.nats(), subjects::EVENTS_STREAM, subjects::epic_events(self.epic), true);
         let mut check = interval(CHECK_EVERY);
@@ -120,7 +130,13 @@ impl Watch<'_> {
         if self.screen.json {
             self.screen.json(event)?;
         } else if let Some(line) = event_line(event, Detail::Changes, self.screen.style) {
-            self.screen.line(&line)?;
+            match &self.bars {
+                Some(bars) => bars.beside(|| self.screen.line(&line))?,
+                None => self.screen.line(&line)?,
+            }
+        }
+        if let Some(bars) = &mut self.bars {
+            bars.hear(event);
         }
         let kind = event["type"].as_str().unwrap_or_default();
         let over = matches!(kind, "epic.succeeded" | "epic.failed" | "epic.cancelled" | "epic.waiting");
@@ -176,10 +192,15 @@ impl Watch<'_> {
 
     /// The epic without most of its tasks: counts tell enough, and a large epic is asked for often.
     async fn status(&self) -> Result<Value, Failure> {
-        self.client.call("epic.get", &json!({ "epic": self.epic, "limit": 1 })).await
+        let status = self.client.call("epic.get", &json!({ "epic": self.epic, "limit": 1 })).await?;
+        if let Some(bars) = &self.bars {
+            bars.counted(&counts(&status));
+        }
+        Ok(status)
     }
 
-    async fn finish(&self, mut status: Value) -> Result<(), Failure> {
+    async fn finish(&mut self, mut status: Value) -> Result<(), Failure> {
+        self.bars = None;
         let result = result_of(&status);
         if self.screen.json {
             return self.screen.json(&result);

@@ -1,5 +1,6 @@
-//! `amphi lock ls`: what is held, by whom, and who waits for it.
+//! `amphi lock ls|show`: what is held, by whom, and who waits for it.
 
+use amphi_protocol::ids::Resource;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -15,6 +16,16 @@ use super::screen::{Cell, Screen, Style, duration_text, items, table, talk, text
 pub enum LockCommand {
     /// All resources that are held or waited for
     Ls(LsArgs),
+    /// One resource
+    Show(ShowArgs),
+}
+
+/// `lock show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The resource, for instance env/production
+    #[arg(value_name = "RESOURCE")]
+    resource: Resource,
 }
 
 /// `lock ls`.
@@ -26,7 +37,10 @@ pub struct LsArgs {
 
 /// Runs a `lock` command.
 pub async fn lock(global: &Global, screen: Screen, command: LockCommand) -> Result<u8, Failure> {
-    let LockCommand::Ls(args) = command;
+    let args = match command {
+        LockCommand::Ls(args) => args,
+        LockCommand::Show(args) => return show(global, screen, &args.resource).await,
+    };
     let client = Client::connect(global).await?;
     let reply = client.list("lock.list", "locks", json!({}), args.bounds.limit()).await?;
     screen.show(&reply, |reply, style| locks_table(reply, now_ms(), style))?;
@@ -36,7 +50,23 @@ pub async fn lock(global: &Global, screen: Screen, command: LockCommand) -> Resu
     Ok(exit::OK)
 }
 
-fn locks_table(reply: &Value, now_ms: u64, style: Style) -> String {
+/// `{"resource","locks"}`: one entry for each space in which the name means something, none if nobody holds it or waits for it.
+async fn show(global: &Global, screen: Screen, resource: &Resource) -> Result<u8, Failure> {
+    let client = Client::connect(global).await?;
+    let mut reply = client.list("lock.list", "locks", json!({}), None).await?;
+    if let Some(locks) = reply["locks"].as_array_mut() {
+        locks.retain(|lock| lock["resource"] == resource.as_str());
+    }
+    let found = json!({ "resource": resource, "locks": reply["locks"] });
+    screen.show(&found, |found, style| match items(found, "locks") {
+        [] => format!("{resource} is free, and nobody waits for it\n"),
+        _ => locks_table(found, now_ms(), style),
+    })?;
+    Ok(exit::OK)
+}
+
+/// The table of `lock ls`.
+pub fn locks_table(reply: &Value, now_ms: u64, style: Style) -> String {
     let mut rows: Vec<Vec<Cell>> = Vec::new();
     for lock in items(reply, "locks") {
         let holders = items(lock, "holders");

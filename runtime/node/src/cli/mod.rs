@@ -5,10 +5,12 @@
 
 mod agent;
 mod arguments;
+mod bars;
 mod catalog;
 mod client;
 mod completion;
 mod config;
+mod context;
 mod demo;
 mod doctor;
 mod doctor_cluster;
@@ -20,12 +22,14 @@ mod events;
 mod failure;
 mod feed;
 mod follow;
+mod frame;
 mod graph;
 mod graph_svg;
 mod incident;
 mod journal_file;
 mod lock;
 mod node;
+mod output;
 pub mod plan;
 mod progress;
 mod queue;
@@ -35,6 +39,7 @@ mod schema;
 mod screen;
 mod task;
 mod task_logs;
+mod top;
 mod tree;
 mod up;
 mod verdict;
@@ -78,6 +83,9 @@ pub struct Global {
     /// The cluster's NATS server (else AMPHI_NATS_URL, else the one that runs in the data folder)
     #[arg(long, global = true, value_name = "URL")]
     pub nats: Option<String>,
+    /// A context of the `nats` command line instead of --nats
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
     /// The local data folder [default: $XDG_DATA_HOME/amphi]
     #[arg(long, global = true, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -128,6 +136,10 @@ pub enum Command {
     /// Questions that only a person can answer
     #[command(subcommand)]
     Incident(incident::IncidentCommand),
+    /// Nodes, epics and agents at work, what waits and what is locked
+    Top(top::TopArgs),
+    /// What the tasks of an epic, or of all epics, wrote
+    Logs(output::LogsArgs),
     /// Public events of all epics
     Events(events::EventsArgs),
     /// Look for what is wrong with this machine or the cluster
@@ -180,6 +192,8 @@ async fn dispatch(global: &Global, screen: Screen, command: Command) -> Result<u
         Command::Lock(command) => lock::lock(global, screen, command).await,
         Command::Queue(command) => queue::queue(global, screen, command).await,
         Command::Incident(command) => incident::incident(global, screen, command).await,
+        Command::Top(args) => top::top(global, screen, args).await,
+        Command::Logs(args) => output::logs(global, screen, args).await,
         Command::Events(args) => events::events(global, screen, args).await,
         Command::Doctor(args) => doctor::doctor(global, screen, args).await,
         Command::Schema(command) => schema::schema(screen, command),

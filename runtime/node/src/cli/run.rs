@@ -98,7 +98,7 @@ fn envelope(document: &Document, pairs: &[String], id: Option<&str>) -> Result<V
 
 /// Checks here, and by the cluster if there is one; then shows the plan.
 async fn dry_run(global: &Global, screen: Screen, document: &Document, args: RunArgs) -> Result<u8, Failure> {
-    if find_url(global).is_ok() {
+    if global.context.is_some() || find_url(global).is_ok() {
         let client = Client::connect(global).await?;
         let reply =
             client.call("epic.validate", &envelope(document, &args.inputs, None)?).await.map_err(|f| f.with_source(&document.text))?;

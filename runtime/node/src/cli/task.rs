@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Global;
-use super::arguments::{ListBounds, TaskArg, cut_note};
+use super::arguments::{ListBounds, TASK_STATES, TaskArg, cut_note};
 use super::client::Client;
 use super::epic::ask_epic;
 use super::failure::{Failure, exit};
@@ -33,8 +33,8 @@ pub struct LsArgs {
     /// The epic
     #[arg(value_name = "EPIC")]
     epic: EpicId,
-    /// Only tasks in this state, for instance running
-    #[arg(long, value_name = "STATE")]
+    /// Only tasks in this state
+    #[arg(long, value_name = "STATE", value_parser = TASK_STATES, hide_possible_values = true)]
     state: Option<String>,
     #[command(flatten)]
     bounds: ListBounds,

@@ -137,7 +137,7 @@ async fn live(client: &Client, screen: Screen, args: &LogsArgs) -> Result<u8, Fa
 }
 
 /// Run, attempt and source of `amphi.out.<epic>.<task>.<run>.<attempt>.<out|err>`.
-fn parse_subject(subject: &str) -> (u32, u32, &str) {
+pub fn parse_subject(subject: &str) -> (u32, u32, &str) {
     let mut parts = subject.rsplit('.');
     let source = parts.next().unwrap_or("out");
     let attempt = parts.next().and_then(|n| n.parse().ok()).unwrap_or(0);

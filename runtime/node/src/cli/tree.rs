@@ -11,6 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Global;
 use super::client::Client;
 use super::failure::{Failure, exit};
+use super::frame::Frame;
 use super::screen::{Paint, Screen, Style, duration_text, items, state_mark, talk, text_of, visible};
 
 /// `amphi tree`.
@@ -50,6 +51,7 @@ pub async fn tree_text(client: &Client, style: Style) -> Result<String, Failure>
 }
 
 async fn watch(client: &Client, screen: Screen, all: bool) -> Result<u8, Failure> {
+    let mut frame = None;
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -57,10 +59,14 @@ async fn watch(client: &Client, screen: Screen, all: bool) -> Result<u8, Failure
         match client.call("tree.get", &json!({})).await {
             Ok(reply) if screen.json => screen.json(&reply)?,
             Ok(reply) => {
-                let clear = if screen.terminal { "\x1b[H\x1b[J" } else { "" };
                 let work = work(client).await;
                 let text = View { work: &work, all, style: screen.style }.text(&reply);
-                screen.write(&format!("{clear}{text}"))?;
+                if frame.is_none() {
+                    frame = Some(Frame::open(screen)?);
+                }
+                if let Some(frame) = &frame {
+                    frame.draw(&text)?;
+                }
             }
             // A restarting cluster is what one watches for.
             Err(failure) if failure.code().is_some_and(amphi_protocol::api::ErrorCode::is_retryable) => talk("no answer now; trying again"),

@@ -23,6 +23,7 @@ use async_nats::client::FlushErrorKind;
 use ractor::ActorRef;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::up::child::{announce_ready, read_spec};
 use crate::up::{INCARNATION_FILE, NodeSpec};
@@ -80,6 +81,7 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
     let (team, environment) = configuration(&spec)?;
     let world = World::open(&spec, &team, &environment).await?;
     let (memory, client, leads) = (world.memory.clone(), world.client.clone(), world.seat.is_some());
+    let _sweep = AbortOnDropHandle::new(tokio::spawn(world.worktrees.sweep()));
     let tree = Tree::plant(&spec, life, &team, world).await?;
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let [terminate, interrupt] = &mut signals;

@@ -344,7 +344,10 @@ impl Planting<'_> {
     }
 
     fn pool(&self, role: &RoleName, config: &RoleConfig, agents: &mut Vec<AgentInfo>) -> ChildSpec {
-        let profile = Arc::new(RoleProfile::new(role.clone(), config.skills.clone(), config.responsibilities.clone()));
+        let profile = RoleProfile::new(role.clone(), config.skills.clone(), config.responsibilities.clone());
+        let catalog = &self.world.catalog;
+        let allowed = catalog.role_tools.get(role).map_or(&[][..], Vec::as_slice);
+        let profile = Arc::new(profile.with_tools(allowed, &catalog.tools));
         let intensity = Intensity { max: config.restart.max, within: config.restart.within };
         let children = (1..=config.replicas.count(self.spec.capacity)).map(|number| {
             let agent = profile.agent_id(self.node(), number).expect("a node, a role and a number make an agent id");

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphi_adapters::nats::{
-    JetStreamJournal, NatsAgentMail, NatsBus, NatsEventStream, NatsObjectStore, NatsOutputLog, SeatClaim, SeatHolder, check_server,
-    connect_node,
+    JetStreamJournal, NatsAgentMail, NatsBus, NatsEventStream, NatsObjectStore, NatsOutputLog, NatsPins, SeatClaim, SeatHolder,
+    check_server, connect_node,
 };
 use amphi_adapters::process::{ProcessConfig, ProcessEngine};
 use amphi_adapters::tools::{Engines, ToolEngine, tool_names};
+use amphi_adapters::worktree::{GitWorkspaces, WORKTREES_MAX, WorktreeConfig};
 use amphi_config::{Environment, TeamConfig, resolve_secrets};
 use amphi_ports::{Clock, Engine, EventStream, Journal, MessageBus, ObjectStore, TailMemory};
 use amphi_protocol::document::Catalog;
@@ -42,6 +43,7 @@ pub struct World {
     pub output: Arc<NatsOutputLog>,
     pub mail: Arc<NatsAgentMail>,
     pub engine: Arc<dyn Engine>,
+    pub worktrees: Arc<GitWorkspaces>,
     pub clock: Arc<dyn Clock>,
     pub memory: Arc<NodeMemory>,
     pub catalog: Catalog,
@@ -82,14 +84,25 @@ impl World {
         config.secrets.clone_from(&secrets);
         let tools = ToolEngine::new(spec.data.clone(), &secrets).with_programs(config.basics.clone(), config.guard.clone());
         let tools = Arc::new(tools.with_mail(mail.clone()));
+        let (guard, basics) = (config.guard.clone(), config.basics.clone());
+        let worktrees = WorktreeConfig { data_dir: spec.data.clone(), guard, basics, worktrees_max: WORKTREES_MAX };
         let processes = ProcessEngine::open(config, output.clone(), objects.clone()).context("opening the process engine")?;
+        let engines = Arc::new(Engines::new(Arc::new(processes), tools));
+        let pins = Arc::new(NatsPins::new(&client, 1));
+        let worktrees = Arc::new(GitWorkspaces::open(worktrees, engines, output.clone(), pins, &secrets).context("opening the worktrees")?);
         let faults = environment.get("AMPHI_FAULTS") == Some("1");
-        let catalog = Catalog { roles: team.roles.skills_by_role(), tools: tool_names(faults) };
+        let catalog = Catalog {
+            roles: team.roles.skills_by_role(),
+            tools: tool_names(faults),
+            // What harms an agent on purpose is for all of them.
+            role_tools: team.roles.tools_by_role(&(&tool_names(faults) - &tool_names(false))),
+        };
         Ok(Self {
             bus: Arc::new(NatsBus::new(client.clone())),
             seat,
             events: Arc::new(NatsEventStream::new(&client)),
-            engine: Arc::new(Engines::new(Arc::new(processes), tools)),
+            engine: worktrees.clone(),
+            worktrees,
             clock: Arc::new(WallClock),
             client,
             objects,
