@@ -160,7 +160,9 @@ async def silent_holder(stage):
 
 async def silent_manager(stage):
     """SIGSTOP of the Manager's node: the others end what has a write lock in time, by themselves, and let everything else run on"""
-    tasks = {"held": {"run": stage.run(250), "locks": {"write": ["res/x"]}}, "plain": {"run": stage.run(250)}}
+    # Deaf to TERM: at the fence there is no time for a grace.
+    held = {"run": f"trap '' TERM; {stage.run(200)}", "locks": {"write": ["res/x"]}}
+    tasks = {"held": held, "plain": {"run": stage.run(200)}}
     epic, start = await stage.away_from_the_seat(lambda: tasks, "held")
     plain = await stage.event(epic, "task.started", "plain")
     manager = (await stage.node("node-1"))["pid"]
