@@ -119,6 +119,9 @@ event_types! {
     LockReleased = "lock.released",
     /// A lease ended; data: `resource`, `token`.
     LockExpired = "lock.expired",
+    /// A resource was written and tasks listed under its `on_change` run again; data: `resource`, `task` that wrote, `runs` opened now
+    /// (`task`, `run`), `later` (tasks that are under way).
+    ResourceChanged = "resource.changed",
     /// A question for a person; data: `incident`, `kind`, `summary`.
     IncidentOpened = "incident.opened",
     /// The answer; data: `incident`, `resolution`, `by`.

@@ -10,6 +10,7 @@ pub mod api;
 pub mod codec;
 pub mod document;
 pub mod event;
+pub mod expression;
 pub mod graph;
 pub mod ids;
 pub mod journal;

@@ -167,7 +167,7 @@ fn the_top_of_a_document_is_checked() {
     refused(&doc("title: \"${{ tasks.a.outputs.x }}\"\ntasks: { a: { run: b } }\n"), &[(Type, 3, 8)]);
     refused(
         &doc("resources: { r: { on_change: [a] }, 's*': { lease: 1m }, t: { lease: 5 } }\ntasks: { a: { run: b } }\n"),
-        &[(Unsupported, 3, 19), (Unsupported, 3, 37), (Type, 3, 70)],
+        &[(Unsupported, 3, 37), (Type, 3, 70)],
     );
 }
 
@@ -412,15 +412,43 @@ fn matrices_are_expanded_within_limits() {
 }
 
 #[test]
-fn conditions_of_this_release_are_three() {
+fn a_condition_is_a_word_or_an_expression() {
     let spec = accepted(&doc(
         "tasks:\n  a: { run: x }\n  b: { run: x, needs: [a], if: always() }\n  c: { run: x, needs: [a], if: 'failure() ' }\n  d: { run: x, if: success() }\n",
     ));
-    let conditions: Vec<_> = spec.tasks.iter().map(|task| task.condition).collect();
+    let conditions: Vec<_> = spec.tasks.iter().map(|task| task.condition.clone()).collect();
     assert_eq!(conditions, [Condition::Success, Condition::Always, Condition::Failure, Condition::Success]);
+    let spec = accepted(&doc(
+        "inputs: { env: prod }\ntasks:\n  a: { run: x }\n  b: { run: x, needs: [a], if: \"tasks.a.outputs.x == '1' && inputs.env == 'prod'\" }\n  c: { run: x, needs: [b], if: always() && tasks.a.state == 'failed' }\n  d: { run: x, if: true }\n",
+    ));
+    let outlives: Vec<bool> = spec.tasks.iter().map(|task| task.condition.outlives_failure()).collect();
+    assert_eq!(outlives, [false, false, true, false]);
+    assert!(!spec.tasks[3].condition.is_success());
     refused(
-        &doc("tasks:\n  a: { run: x, if: true }\n  b: { run: x, if: 'tasks.a.outputs.x == 1' }\n  c: { run: x, if: [] }\n"),
-        &[(Unsupported, 4, 20), (Unsupported, 5, 20), (Type, 6, 20)],
+        &doc(
+            "tasks:\n  a: { run: x, if: nope == 1 }\n  b: { run: x, if: tasks.a.outputs.x == 1 }\n  c: { run: x, if: [] }\n  d: { run: x, needs: [b], if: true && tasks.c.state == 'failed' }\n  e: { run: x, if: inputs.x == 1 }\n  f: { run: x, if: 1 + }\n  g: { run: x, if: tasks.zz.state == 'failed' }\n  h: { run: x, if: '${{ inputs.x }}' }\n",
+        ),
+        &[
+            (Type, 4, 20),
+            (Type, 5, 20),
+            (Type, 6, 20),
+            (Type, 7, 40),
+            (Type, 8, 20),
+            (Type, 9, 23),
+            (ErrorCode::EpicUnknownTask, 10, 20),
+            (Type, 11, 20),
+        ],
+    );
+}
+
+#[test]
+fn on_change_names_tasks() {
+    let spec =
+        accepted(&doc("resources: { db: { on_change: [b, a] } }\ntasks:\n  a: { run: x }\n  b: { run: x, locks: { write: [db] } }\n"));
+    assert_eq!(spec.resources.values().map(|declared| declared.on_change.clone()).collect::<Vec<_>>(), [vec![1, 0]]);
+    refused(
+        &doc("resources: { db: { on_change: [a, zz, a] } }\ntasks:\n  a: { run: x }\n"),
+        &[(ErrorCode::EpicUnknownTask, 3, 35), (Type, 3, 39)],
     );
 }
 

@@ -71,7 +71,8 @@ variants!(input, Input:
 variants!(news, AttemptNews: Claim = "claim", Started = "started", Progress = "progress", Ended = "ended");
 variants!(decision, Decision:
     EpochStarted = "epoch_started", EpicAccepted = "epic_accepted", EpicStopping = "epic_stopping", EpicCancelling = "epic_cancelling",
-    EpicEnded = "epic_ended", ConditionDecided = "condition_decided", UndoStarted = "undo_started", Assigned = "assigned", Claimed = "claimed", Started = "started",
+    EpicEnded = "epic_ended", ConditionDecided = "condition_decided", UndoStarted = "undo_started",
+    ResourceChanged = "resource_changed", RunsOpened = "runs_opened", Assigned = "assigned", Claimed = "claimed", Started = "started",
     Progressed = "progressed", AttemptCancelling = "attempt_cancelling", AttemptEnded = "attempt_ended", BackoffEnded = "backoff_ended",
     InstancesCancelled = "instances_cancelled", Reopened = "reopened", IncidentOpened = "incident_opened",
     IncidentResolved = "incident_resolved", NodeJoined = "node_joined", NodeLost = "node_lost", AgentChanged = "agent_changed", SnapshotTaken = "snapshot_taken",

@@ -12,7 +12,7 @@ use crate::document::report::{Report, shown};
 use crate::document::texts::{self, Part};
 use crate::document::yaml::{Kind, Node, Place};
 use crate::document::{MatrixAxis, Reference, TaskSpec, input_value, shell, value_text};
-use crate::ids::PhaseName;
+use crate::ids::{PhaseName, Resource};
 
 /// The state of a compilation.
 pub(super) struct Check<'d> {
@@ -28,6 +28,8 @@ pub(super) struct Check<'d> {
     pub task_names: Vec<&'d str>,
     pub task_index: HashMap<&'d str, u32>,
     pub priority: u8,
+    /// The tasks of each `on_change`, until the tasks are known.
+    pub on_change: Vec<(Resource, Vec<(&'d str, Place)>)>,
 }
 
 /// A task that was read, before the graph is looked at.
@@ -39,6 +41,8 @@ pub(super) struct Draft {
     pub outputs_read: Vec<(Reference, Place)>,
     /// The same of its `undo`, which may read the task's own outputs too.
     pub undo_reads: Vec<(Reference, Place)>,
+    /// Tasks whose state a condition reads, each with its place.
+    pub states_read: Vec<(String, Place)>,
 }
 
 /// Which references a text may hold.
@@ -57,10 +61,18 @@ pub(super) struct References<'a> {
     pub axes: &'a [MatrixAxis],
     pub all: BTreeSet<Reference>,
     pub outputs: Vec<(Reference, Place)>,
+    pub states: Vec<(String, Place)>,
+}
+
+impl<'a> References<'a> {
+    /// None yet, of a task with these axes.
+    pub(super) fn of(axes: &'a [MatrixAxis]) -> Self {
+        Self { axes, all: BTreeSet::new(), outputs: Vec::new(), states: Vec::new() }
+    }
 }
 
 /// The place of a byte of a scalar; exact lines only in literal blocks.
-fn place_in(node: &Node, offset: usize) -> Place {
+pub(super) fn place_in(node: &Node, offset: usize) -> Place {
     match &node.kind {
         Kind::Scalar(scalar) if scalar.literal => {
             let lines = scalar.text.get(..offset).map_or(0, |text| text.bytes().filter(|b| *b == b'\n').count());
@@ -114,7 +126,7 @@ impl Check<'_> {
         }
     }
 
-    fn input(&mut self, place: Place, path: &[String]) -> bool {
+    pub(super) fn input(&mut self, place: Place, path: &[String]) -> bool {
         let name = &path[0];
         match self.inputs.values.get(name) {
             None => {

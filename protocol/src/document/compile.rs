@@ -22,6 +22,8 @@ const CYCLES_MAX: usize = 10;
 const CYCLE_NAMES_MAX: usize = 60;
 /// Memory that all copies of the defaults may take, roughly.
 const INHERITED_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Most tasks of one `on_change`.
+const ON_CHANGE_MAX: usize = 256;
 /// Longest title.
 const TITLE_CHARS_MAX: usize = 500;
 
@@ -96,6 +98,7 @@ fn document(root: &Node, mut report: Report, options: &CompileOptions) -> (Optio
         task_names: Vec::new(),
         task_index: HashMap::new(),
         priority: 2,
+        on_change: Vec::new(),
     };
     let spec = check.header(root, &field);
     let drafts = match field("tasks") {
@@ -109,7 +112,14 @@ fn document(root: &Node, mut report: Report, options: &CompileOptions) -> (Optio
         }
     };
     check.graph(&drafts);
+    let on_change = check.on_change();
     let Check { report, .. } = check;
+    let spec = spec.map(|mut spec| {
+        for (resource, tasks) in on_change {
+            spec.resources.entry(resource).and_modify(|declared| declared.on_change = tasks);
+        }
+        spec
+    });
     let spec = spec.map(|spec| EpicSpec { tasks: drafts.into_iter().map(|draft| draft.spec).collect(), ..spec });
     (spec, report)
 }
@@ -188,7 +198,7 @@ impl<'d> Check<'d> {
 
     fn title(&mut self, node: &Node) -> Option<String> {
         let text = read::text(&mut self.report, node, "title")?;
-        let mut refs = References { axes: &[], all: Default::default(), outputs: Vec::new() };
+        let mut refs = References::of(&[]);
         self.references(node, text, Scope::Document, &mut refs);
         let title = self.with_inputs(text).trim().to_owned();
         if title.chars().count() > TITLE_CHARS_MAX {
@@ -259,7 +269,27 @@ impl<'d> Check<'d> {
         OnFailure::Stop
     }
 
-    fn resources(&mut self, node: &Node) -> std::collections::BTreeMap<Resource, ResourceSpec> {
+    /// The positions of the tasks that each `on_change` lists.
+    fn on_change(&mut self) -> Vec<(Resource, Vec<u32>)> {
+        let listed = std::mem::take(&mut self.on_change);
+        let mut resolved = Vec::with_capacity(listed.len());
+        for (resource, tasks) in listed {
+            let mut positions = Vec::new();
+            for (name, place) in tasks {
+                match self.task_position(place, name) {
+                    Some(position) if positions.contains(&position) => {
+                        self.report.wrong(place, format!("`on_change` names `{}` twice", shown(name)));
+                    }
+                    Some(position) => positions.push(position),
+                    None => {}
+                }
+            }
+            resolved.push((resource, positions));
+        }
+        resolved
+    }
+
+    fn resources(&mut self, node: &'d Node) -> std::collections::BTreeMap<Resource, ResourceSpec> {
         let mut resources = std::collections::BTreeMap::new();
         for entry in read::mapping(&mut self.report, node, "resources").unwrap_or_default() {
             let key = Node {
@@ -268,17 +298,24 @@ impl<'d> Check<'d> {
             };
             let fits = self.resource(&key, &entry.key, &[]);
             let mut lease_ms = LEASE_MS_DEFAULT;
+            let mut changes = Vec::new();
             let what = format!("resource `{}`", shown(&entry.key));
             for field in read::fields(&mut self.report, &entry.value, &what, &[keys::RESOURCE]).unwrap_or_default() {
                 if field.key == "lease" {
                     lease_ms = read::duration(&mut self.report, &field.value, "lease", 1).unwrap_or(LEASE_MS_DEFAULT);
                 } else {
-                    read::texts(&mut self.report, &field.value, "on_change");
-                    self.unsupported(field.place, "`on_change`", "leave it out");
+                    let texts = read::texts(&mut self.report, &field.value, "on_change").unwrap_or_default();
+                    if texts.len() > ON_CHANGE_MAX {
+                        self.report.error(field.place, ErrorCode::EpicLimit, format!("`on_change` names more than {ON_CHANGE_MAX} tasks"));
+                    }
+                    changes.extend(texts.into_iter().take(ON_CHANGE_MAX).map(|(text, item)| (text, item.place)));
                 }
             }
             if fits && let Ok(resource) = Resource::parse(&entry.key) {
-                resources.insert(resource, ResourceSpec { lease_ms });
+                if !changes.is_empty() {
+                    self.on_change.push((resource.clone(), changes));
+                }
+                resources.insert(resource, ResourceSpec { lease_ms, on_change: Vec::new() });
             }
         }
         resources
@@ -364,14 +401,22 @@ impl<'d> Check<'d> {
                     continue;
                 }
                 pairs.push((position, source));
-                about.push((*place, reference));
+                about.push((*place, task.to_string(), reference.to_string()));
+            }
+        }
+        for (position, draft) in (0u32..).zip(drafts) {
+            for (task, place) in &draft.states_read {
+                if let Some(source) = self.task_position(*place, task) {
+                    pairs.push((position, source));
+                    about.push((*place, task.clone(), format!("tasks.{task}.state")));
+                }
             }
         }
         if !graph.is_acyclic() {
             return;
         }
-        for (wrong, (place, reference)) in graph.not_ancestors(&pairs).into_iter().zip(about) {
-            if let (true, Reference::Output { task, .. }) = (wrong, reference) {
+        for (wrong, (place, task, reference)) in graph.not_ancestors(&pairs).into_iter().zip(about) {
+            if wrong {
                 let message = format!("`{reference}` may not be read here: `{task}` does not come before this task");
                 self.report.error_hint(place, ErrorCode::EpicType, message, format!("add `{task}` to `needs`"));
             }

@@ -6,6 +6,7 @@
 mod allowed;
 mod check;
 mod compile;
+mod condition;
 mod graph;
 mod inputs;
 mod keys;

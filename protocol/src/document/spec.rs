@@ -88,6 +88,9 @@ pub enum OnFailure {
 pub struct ResourceSpec {
     /// How long a holder may be silent before its lease ends.
     pub lease_ms: u64,
+    /// Tasks that get a new run after a successful write; positions in [`EpicSpec::tasks`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_change: Vec<u32>,
 }
 
 /// The lease of a resource of which nothing is declared: 5 minutes.
@@ -243,7 +246,7 @@ pub struct MatrixAxis {
 }
 
 /// When a task runs, once its needs have ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
     /// All needs are satisfied (the default).
@@ -253,11 +256,29 @@ pub enum Condition {
     Always,
     /// One of the needs failed or was cancelled.
     Failure,
+    /// What an expression says; decided once by the leader, and on record.
+    Expression {
+        /// The expression, as [`crate::expression::Expression::parse`] reads it.
+        text: String,
+        /// It names `always()` or `failure()`: it is asked whatever became of the needs. Otherwise it implies `success()`.
+        #[serde(default, skip_serializing_if = "is_false")]
+        after_failure: bool,
+    },
 }
 
 impl Condition {
-    fn is_success(&self) -> bool {
+    /// The default: nothing is decided, satisfied needs are enough.
+    pub fn is_success(&self) -> bool {
         *self == Self::Success
+    }
+
+    /// True if the task may still run when something before it failed, or when the epic stops.
+    pub fn outlives_failure(&self) -> bool {
+        match self {
+            Self::Success => false,
+            Self::Always | Self::Failure => true,
+            Self::Expression { after_failure, .. } => *after_failure,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::document::outputs::parse_output_type;
 use crate::document::report::shown;
 use crate::document::yaml::{Entry, Kind, Node, Place};
 use crate::document::{
-    BACKOFF_MS_MAX_DEFAULT, Condition, MatrixAxis, OutputType, RetryCause, RetryPolicy, STUCK_AFTER_MS_DEFAULT, TaskSpec, keys, read,
+    BACKOFF_MS_MAX_DEFAULT, MatrixAxis, OutputType, RetryCause, RetryPolicy, STUCK_AFTER_MS_DEFAULT, TaskSpec, keys, read,
 };
 use crate::ids::{ID_LENGTH_MAX, RoleName, TaskName};
 
@@ -51,7 +51,7 @@ impl<'d> Check<'d> {
             fields.get("matrix").and_then(|node| matrix::axes(&mut self.report, node, size, &self.options.limits)).unwrap_or_default();
         let exclude = self.exclude(&fields, &axes);
         size.add(&mut self.report, entry.place, &axes, &exclude, &self.options.limits);
-        let mut refs = References { axes: &axes, all: BTreeSet::new(), outputs: Vec::new() };
+        let mut refs = References::of(&axes);
         let is_mapping = matches!(entry.value.kind, Kind::Map(_));
         let work = if is_mapping { self.work(entry.place, &what, &listed, &mut refs) } else { empty_work() };
         self.later_keys(&fields, &what);
@@ -62,7 +62,8 @@ impl<'d> Check<'d> {
         let (agent, mut skills) = self.staff(&fields);
         let place = fields.own.get("tool").map_or(entry.place, |tool| tool.value.place);
         self.allowed(place, &work, agent.as_ref(), &mut skills);
-        let References { all, outputs: outputs_read, .. } = refs;
+        let condition = fields.own("if").map(|node| self.condition(node, &mut refs)).unwrap_or_default();
+        let References { all, outputs: outputs_read, states: states_read, .. } = refs;
         let mut spec = TaskSpec {
             name,
             phase,
@@ -73,7 +74,7 @@ impl<'d> Check<'d> {
             exclude,
             max_parallel: fields.get("max_parallel").and_then(|node| read::integer(&mut self.report, node, "max_parallel", 1..=100_000)),
             fail_fast: fields.get("fail_fast").and_then(|node| read::boolean(&mut self.report, node, "fail_fast")).unwrap_or(false),
-            condition: fields.own("if").map(|node| self.condition(node)).unwrap_or_default(),
+            condition,
             locks,
             retry: fields.get("retry").and_then(|node| self.retry(node)).unwrap_or_default(),
             timeout_ms: fields.get("timeout").and_then(|node| read::duration(&mut self.report, node, "timeout", 1)),
@@ -109,7 +110,7 @@ impl<'d> Check<'d> {
         {
             self.report.wrong(node.place, "`approve` cannot be optional");
         }
-        Draft { spec, place: entry.place, links: Links { needs, phase }, outputs_read, undo_reads }
+        Draft { spec, place: entry.place, links: Links { needs, phase }, outputs_read, undo_reads, states_read }
     }
 
     /// Checks a default by itself, so that a mistake is found even if no task uses it.
@@ -211,27 +212,6 @@ impl<'d> Check<'d> {
             }
         }
         Some(needs)
-    }
-
-    fn condition(&mut self, node: &Node) -> Condition {
-        let text = match &node.kind {
-            Kind::Scalar(scalar) if !node.is_null() => scalar.text.trim(),
-            Kind::Scalar(_) | Kind::List(_) | Kind::Map(_) => {
-                self.report.wrong(node.place, format!("`if` must be a condition, not {}", node.class()));
-                return Condition::Success;
-            }
-        };
-        match text {
-            "always()" => return Condition::Always,
-            "failure()" => return Condition::Failure,
-            "success()" => return Condition::Success,
-            "" => self.report.wrong(node.place, "`if` is empty"),
-            _ => {
-                let what = format!("the condition `{}`", shown(text));
-                self.unsupported(node.place, &what, "this release knows `always()`, `failure()` and `success()`");
-            }
-        }
-        Condition::Success
     }
 
     pub(super) fn retry(&mut self, node: &Node) -> Option<RetryPolicy> {

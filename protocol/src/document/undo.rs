@@ -20,7 +20,7 @@ impl<'d> Check<'d> {
         let Some(listed) = read::fields(&mut self.report, node, "undo", &[keys::KINDS, keys::UNDO]) else { return (None, Vec::new()) };
         let before = self.report.count();
         let what = format!("the undo of `{}`", shown(task.name.as_str()));
-        let mut refs = References { axes: &task.matrix, all: BTreeSet::new(), outputs: Vec::new() };
+        let mut refs = References::of(&task.matrix);
         let later = |entry: &&Entry| keys::KINDS.contains(&entry.key.as_str()) && !UNDO_KINDS.contains(&entry.key.as_str());
         if let Some(kind) = listed.iter().copied().find(later) {
             self.unsupported(kind.place, &format!("an `undo` of kind `{}`", kind.key), "an `undo` is a `run` or a `tool`");

@@ -84,7 +84,7 @@ impl Check<'_> {
     fn with_values(&mut self, node: &Node, what: &str) -> Option<String> {
         let text = read::text(&mut self.report, node, what)?;
         let before = self.report.count();
-        let mut refs = References { axes: &[], all: Default::default(), outputs: Vec::new() };
+        let mut refs = References::of(&[]);
         self.references(node, text, Scope::Document, &mut refs);
         let text = self.with_inputs(text);
         (self.report.count() == before && !text.contains("${{")).then_some(text)

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Epoch, Incarnation, IncidentId, NodeId, SubmitKey, Token};
+use crate::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Epoch, Incarnation, IncidentId, NodeId, Resource, SubmitKey, Token};
 use crate::journal::{AgentLife, AttemptEnd, CancelCause, Next, NodeInfo, Resolution, SegmentRef, SnapshotRef, SpecRef};
 
 /// What the Manager decided. Each decision changes the state by itself; some have effects after their commit.
@@ -70,6 +70,33 @@ pub enum Decision {
         task: u32,
         /// It runs.
         runs: bool,
+        /// Why nobody can say; the task has failed then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// A run that holds a resource for writing is about to end well, and other tasks asked to hear of it.
+    ResourceChanged {
+        /// The epic.
+        epic: EpicId,
+        /// The instance that wrote.
+        i: u32,
+        /// Its run.
+        run: u32,
+        /// What it wrote.
+        resource: Resource,
+        /// Tasks that had ended: all their instances have a new run with this decision.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        opened: Vec<u32>,
+        /// Tasks that are under way: they get a new run when the present one has ended.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        later: Vec<u32>,
+    },
+    /// A task that was under way during a change has ended: all its instances have a new run.
+    RunsOpened {
+        /// The epic.
+        epic: EpicId,
+        /// The task's position.
+        task: u32,
     },
     /// An attempt was given to an agent, together with all its locks.
     Assigned {

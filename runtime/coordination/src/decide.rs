@@ -7,7 +7,6 @@ mod inputs;
 mod retries;
 
 use amphi_protocol::api::{ApiError, ErrorCode};
-use amphi_protocol::document::Condition;
 use amphi_protocol::ids::{AttemptRef, EpicId, IncidentId, Timestamp, Token};
 use amphi_protocol::journal::{CancelCause, Decision, EpicEnd, IncidentKind, Input, Next};
 
@@ -49,7 +48,9 @@ impl Deciding<'_> {
     /// Decides everything that follows, until nothing does.
     fn drain(&mut self) {
         loop {
-            if let Some((epic, task)) = self.state.due.conditions.pop_front() {
+            if let Some((epic, task)) = self.state.due.again.pop_front() {
+                self.put(Decision::RunsOpened { epic, task });
+            } else if let Some((epic, task)) = self.state.due.conditions.pop_front() {
                 self.condition(epic, task);
             } else if let Some((epic, i)) = self.state.due.stopping.pop_front() {
                 let known = &self.state.epics[&epic];
@@ -66,20 +67,6 @@ impl Deciding<'_> {
                 return;
             }
         }
-    }
-
-    fn condition(&mut self, epic: EpicId, task: u32) {
-        let known = &self.state.epics[&epic];
-        let progress = &known.tasks[task as usize];
-        if progress.end.is_some() || progress.released {
-            return;
-        }
-        let runs = match known.spec.tasks[task as usize].condition {
-            Condition::Always => true,
-            Condition::Failure => progress.bad > 0 || failed_need(known, task),
-            Condition::Success => progress.bad == 0,
-        };
-        self.put(Decision::ConditionDecided { epic, task, runs });
     }
 
     fn fail_fast(&mut self, epic: EpicId, task: u32) {
@@ -160,20 +147,13 @@ impl Deciding<'_> {
     /// Ends an open attempt, with what follows by the retry policy.
     fn end_attempt(&mut self, attempt: AttemptRef, end: amphi_protocol::journal::AttemptEnd) {
         let next: Next = self.state.next_after(&attempt, &end);
+        if next == Next::Succeeded {
+            // Before the end: whoever needs the tasks that run again has to wait for them too.
+            self.changes(&attempt.epic, attempt.i);
+        }
         let token = self.state.epics[&attempt.epic].open(attempt.i).expect("only open attempts are ended").token;
         self.put(Decision::AttemptEnded { attempt, token, end, next });
     }
-}
-
-/// `failure()` looks at failed needs even where they are optional.
-fn failed_need(epic: &crate::epic::Epic, task: u32) -> bool {
-    let planned = &epic.plan.tasks[task as usize];
-    let failed = |need: &u32| matches!(epic.tasks[*need as usize].end, Some(TaskEnd::Failed | TaskEnd::Cancelled));
-    planned.needs.iter().any(failed)
-        || planned.waits_for_phase.is_some_and(|phase| {
-            let tasks = 0..epic.tasks.len() as u32;
-            tasks.filter(|need| epic.plan.tasks[*need as usize].phase == Some(phase)).any(|need| failed(&need))
-        })
 }
 
 impl State {

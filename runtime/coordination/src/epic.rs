@@ -106,6 +106,10 @@ pub struct TaskProgress {
     pub cancelled: u32,
     /// How it ended.
     pub end: Option<TaskEnd>,
+    /// Instances whose present run has had an attempt.
+    pub begun: u32,
+    /// A resource changed while it was under way: it gets a new run before it counts as ended.
+    pub again: bool,
 }
 
 /// How a task ended.
@@ -138,6 +142,8 @@ pub struct Instance {
     pub state: InstanceState,
     /// Who had the last attempt of this run.
     pub last_agent: Option<AgentId>,
+    /// The run was opened by `on_change`, so it triggers no other.
+    pub triggered: bool,
     /// What is remembered of the last end.
     pub record: Option<Box<InstanceRecord>>,
 }

@@ -54,13 +54,13 @@ impl State {
             }
             Decision::UndoStarted { epic, i, run } => self.undo_started(epic, *i, *run, sink),
             Decision::EpicEnded { epic, state } => self.epic_ended(epic, *state, sink),
-            Decision::ConditionDecided { epic, task, runs } => {
-                if *runs {
-                    self.release_task(epic, *task, sink);
-                } else {
-                    self.skip_task(epic, *task, sink);
-                }
+            Decision::ConditionDecided { epic, task, error: Some(error), .. } => self.fail_task(epic, *task, error, sink),
+            Decision::ConditionDecided { epic, task, runs: true, error: None } => self.release_task(epic, *task, sink),
+            Decision::ConditionDecided { epic, task, runs: false, error: None } => self.skip_task(epic, *task, sink),
+            Decision::ResourceChanged { epic, i, resource, opened, later, .. } => {
+                self.resource_changed(epic, *i, (resource, opened, later), sink);
             }
+            Decision::RunsOpened { epic, task } => self.open_again(epic, *task, sink),
             Decision::Assigned { attempt, agent, node, incarnation, token } => {
                 self.assigned(attempt, (agent, node, *incarnation), *token, sink);
             }
@@ -156,8 +156,10 @@ impl State {
         self.fleet.begin(agent, node, at);
         let epic = self.epics.get_mut(&at.epic).expect("a decision names an accepted epic");
         epic.turn = turn;
+        let task = epic.task_of(at.i);
         let instance = &mut epic.instances[at.i as usize];
         let from = instance.last_agent.replace(agent.clone()).filter(|last| last != agent);
+        let begins = instance.attempt == 0 && !instance.undo;
         instance.attempt = at.attempt;
         let attempt = Attempt {
             agent: agent.clone(),
@@ -175,6 +177,7 @@ impl State {
         instance.state = InstanceState::Open(Box::new(attempt));
         epic.pending -= 1;
         epic.active += 1;
+        epic.tasks[task as usize].begun += u32::from(begins);
         let first = !std::mem::replace(&mut epic.started, true);
         self.due.touched.insert(at.epic.clone());
         if first {
@@ -257,6 +260,10 @@ impl State {
         if next == Next::Succeeded && !instance.undo {
             record.outputs.clone_from(&end.outputs);
             record.artifacts.clone_from(&end.artifacts);
+        } else if next == Next::Failed && !instance.undo {
+            // A run after a change keeps what the one before left, but not when it fails.
+            record.outputs.clear();
+            record.artifacts.clear();
         }
         self.due.touched.insert(at.epic.clone());
         match next {
@@ -333,7 +340,7 @@ impl State {
         let uncounted = retry::is_uncounted(end.outcome, attempt.phase, &task.retry);
         let unstarted = instance.unstarted + u32::from(uncounted);
         // An undo belongs to the stop or the cancel: neither cuts it short.
-        let stopping = !instance.undo && epic.stopping && task.condition == amphi_protocol::document::Condition::Success;
+        let stopping = !instance.undo && epic.stopping && !task.condition.outlives_failure();
         let is_cancelled = !instance.undo && epic.status == EpicStatus::Cancelling;
         retry::next(&retry::Ended {
             policy: &task.retry,

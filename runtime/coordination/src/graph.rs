@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 
-use amphi_protocol::document::Condition;
 use amphi_protocol::event::EventType;
 use amphi_protocol::ids::EpicId;
 use amphi_protocol::journal::CancelCause;
@@ -57,6 +56,26 @@ impl State {
         self.run(id, steps, sink);
     }
 
+    /// Nobody can say whether it runs: all of the task's instances fail.
+    pub(crate) fn fail_task(&mut self, id: &EpicId, task: u32, error: &str, sink: &mut EventSink) {
+        let planned = &self.epics[id].plan.tasks[task as usize];
+        for i in planned.first..planned.first + planned.count {
+            let instance = &mut self.epic_mut(id).instances[i as usize];
+            if matches!(instance.state, InstanceState::Blocked) {
+                instance.record.get_or_insert_default().error = Some(error.to_owned());
+                self.instance_event(sink, EventType::TaskFailed, (id, i), data! { "cause": "condition", "error": error });
+            }
+        }
+        let mut steps = Vec::new();
+        self.close_pending(id, task, InstanceEnd::Failed, sink, &mut steps);
+        self.run(id, steps, sink);
+    }
+
+    /// Looks at one task that begins anew.
+    pub(crate) fn check_one(&mut self, id: &EpicId, task: u32, sink: &mut EventSink) {
+        self.run(id, vec![Step::Check(task)], sink);
+    }
+
     /// Lets the instances of a task start, as many as `max_parallel` allows.
     pub(crate) fn release_task(&mut self, id: &EpicId, task: u32, sink: &mut EventSink) {
         let epic = self.epics.get_mut(id).expect("the epic of a decision exists");
@@ -71,7 +90,7 @@ impl State {
         for task in 0..count {
             let epic = &self.epics[id];
             self.visited += 1;
-            let conditional = epic.spec.tasks[task as usize].condition != Condition::Success;
+            let conditional = epic.spec.tasks[task as usize].condition.outlives_failure();
             if (all || !conditional) && epic.tasks[task as usize].end.is_none() {
                 let end = if all { InstanceEnd::Cancelled } else { InstanceEnd::CutOff };
                 self.close_pending(id, task, end, sink, &mut steps);
@@ -96,13 +115,16 @@ impl State {
         if progress.end.is_some() || progress.released {
             return;
         }
-        let condition = epic.spec.tasks[task as usize].condition;
+        let condition = &epic.spec.tasks[task as usize].condition;
         let stops = epic.stopping || epic.status != EpicStatus::Running;
-        match condition {
-            Condition::Success if progress.bad > 0 || stops => self.close_pending(id, task, InstanceEnd::CutOff, sink, steps),
-            Condition::Success if progress.waits == 0 => self.release_task(id, task, sink),
-            Condition::Always | Condition::Failure if progress.waits == 0 => self.due.conditions.push_back((id.clone(), task)),
-            Condition::Success | Condition::Always | Condition::Failure => {}
+        if !condition.outlives_failure() && (progress.bad > 0 || stops) {
+            self.close_pending(id, task, InstanceEnd::CutOff, sink, steps);
+        } else if progress.waits == 0 {
+            if condition.is_success() {
+                self.release_task(id, task, sink);
+            } else {
+                self.due.conditions.push_back((id.clone(), task));
+            }
         }
     }
 
@@ -116,7 +138,13 @@ impl State {
             _ if progress.succeeded > 0 => TaskEnd::Succeeded,
             _ => TaskEnd::Skipped,
         };
+        if epic.begins_anew(task, end) {
+            self.due.again.push_back((id.clone(), task));
+            return;
+        }
+        let progress = &mut epic.tasks[task as usize];
         progress.end = Some(end);
+        progress.again = false;
         let optional = epic.spec.tasks[task as usize].optional;
         let bad = is_bad(end, optional);
         if end == TaskEnd::Failed && !optional && !epic.stopping && epic.status == EpicStatus::Running {
@@ -221,7 +249,7 @@ impl State {
             self.visited += 1;
             let epic = self.epics.get_mut(id).expect("the epic of a task exists");
             let stops =
-                epic.status != EpicStatus::Running || (epic.stopping && epic.spec.tasks[task as usize].condition == Condition::Success);
+                epic.status != EpicStatus::Running || (epic.stopping && !epic.spec.tasks[task as usize].condition.outlives_failure());
             let limit = epic.spec.tasks[task as usize].max_parallel.unwrap_or(u32::MAX);
             let planned = &epic.plan.tasks[task as usize];
             let progress = &mut epic.tasks[task as usize];
@@ -356,7 +384,7 @@ impl crate::epic::Epic {
         self.open_tasks = 0;
         for (position, planned) in plan.tasks.iter().enumerate() {
             let progress = &mut self.tasks[position];
-            let had_started = progress.released;
+            let (had_started, again) = (progress.released, progress.again);
             *progress = crate::epic::TaskProgress { cursor: planned.first, ..Default::default() };
             let mut blocked = 0;
             for i in planned.first..planned.first + planned.count {
@@ -378,6 +406,9 @@ impl crate::epic::Epic {
                     }
                 }
             }
+            let instances = &self.instances[planned.first as usize..(planned.first + planned.count) as usize];
+            progress.begun = instances.iter().filter(|instance| instance.attempt > 0 && !instance.undo).count() as u32;
+            progress.again = again && progress.open > 0;
             // A task that already had instances under way goes on; one that begins anew is checked like at the start.
             progress.released = had_started && blocked < progress.open;
             if progress.open > 0 {

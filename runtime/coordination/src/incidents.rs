@@ -69,7 +69,10 @@ impl State {
                 // A person's word makes it a new run: the run whose start is on record stays as it is, started once.
                 let instance = &mut epic.instances[at.i as usize];
                 let record = instance.record.take().filter(|_| undo);
+                let begun = u32::from(instance.attempt > 0 && !undo);
                 *instance = Instance { run: instance.run + 1, undo, record, ..Instance::default() };
+                let task = epic.task_of(at.i);
+                epic.tasks[task as usize].begun -= begun;
                 self.make_ready(&at.epic, at.i, sink);
             }
         }

@@ -51,7 +51,8 @@ pub(crate) fn hold(law: &'static str, holds: bool, words: impl FnOnce() -> Strin
 /// Checks a state between two inputs.
 pub fn check(state: &State) -> Result<(), Violation> {
     let due = &state.due;
-    let settled = due.conditions.is_empty()
+    let settled = due.again.is_empty()
+        && due.conditions.is_empty()
         && due.stopping.is_empty()
         && due.fail_fast.is_empty()
         && due.ended.is_empty()

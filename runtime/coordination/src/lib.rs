@@ -7,6 +7,8 @@
 //! every replay alike) and [`seat::Seat`] (the commit loop around them). The laws that must hold after each step are in [`laws`].
 
 mod backlog;
+mod changes;
+mod conditions;
 mod decide;
 mod epic;
 mod evolve;

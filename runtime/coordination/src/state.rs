@@ -88,6 +88,8 @@ pub struct Incident {
 /// What follows from the last decisions and has not been decided yet. Empty between inputs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Due {
+    /// Tasks that begin anew instead of ending, after a change.
+    pub again: VecDeque<(EpicId, u32)>,
     pub conditions: VecDeque<(EpicId, u32)>,
     pub stopping: VecDeque<(EpicId, u32)>,
     pub fail_fast: VecDeque<(EpicId, u32)>,

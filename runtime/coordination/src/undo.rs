@@ -42,11 +42,14 @@ impl State {
         }
         epic.undoing = Some(i);
         let instance = &mut epic.instances[i as usize];
+        let begun = u32::from(instance.attempt > 0 && !instance.undo);
         assert!(instance.state.is_ended(), "S4: the undo of instance {i} of {id} begins while a run of it is open");
         // What the run gave stays readable, for this undo and for those after it.
         let InstanceRecord { outputs, artifacts, .. } = instance.record.take().map(|record| *record).unwrap_or_default();
         let record = Some(Box::new(InstanceRecord { outputs, artifacts, ..InstanceRecord::default() }));
         *instance = Instance { run, undo: true, record, ..Instance::default() };
+        let task = epic.task_of(i);
+        epic.tasks[task as usize].begun -= begun;
         self.make_ready(id, i, sink);
     }
 

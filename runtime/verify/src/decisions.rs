@@ -33,7 +33,11 @@ impl Checker {
             }),
             Decision::UndoStarted { epic, i, run } => self.on_instance(epic, *i, |checker, key| checker.start_undo(key, *run))?,
             Decision::EpicEnded { epic, state } => self.with_epic(epic, |checker, position| checker.end_epic(position, *state)),
-            Decision::ConditionDecided { epic, task, runs } => self.decide_condition(epic, *task, *runs)?,
+            Decision::ConditionDecided { epic, task, runs, error } => self.decide_condition(epic, *task, *runs, error.is_some())?,
+            Decision::ResourceChanged { epic, i, run, resource, opened, later } => {
+                self.change(epic, (*i, *run, resource), opened, later)?;
+            }
+            Decision::RunsOpened { epic, task } => self.begin_anew(epic, *task)?,
             Decision::Assigned { attempt, agent, node, incarnation, token } => {
                 let grant = Grant { attempt, agent, node, incarnation: *incarnation, token: *token };
                 if let Some(key) = self.instance(attempt)? {
@@ -136,22 +140,24 @@ impl Checker {
     }
 
     /// S6: a condition is decided when everything before has ended, and `failure()` runs only if something failed.
-    fn decide_condition(&mut self, id: &EpicId, task: u32, runs: bool) -> Result<(), VerifyError> {
+    fn decide_condition(&mut self, id: &EpicId, task: u32, runs: bool, failed: bool) -> Result<(), VerifyError> {
         let Some(position) = self.position(id) else { return Ok(()) };
         let epic = &mut self.epics[position];
         let task = task as usize;
         let Some(spec) = epic.spec.tasks.get(task) else {
             return Err(self.inconsistent("a decision is about a task that does not exist"));
         };
-        let due = epic.tasks[task].unended == 0 || epic.unsure;
+        let implied = spec.condition.outlives_failure() || epic.tasks[task].unsatisfied == 0;
+        let due = (epic.tasks[task].unended == 0 && implied) || epic.unsure;
         let rightly = !runs || spec.condition != Condition::Failure || epic.has_trouble_before(task) || epic.unsure;
-        self.findings.check(Law::S6, &[id], due && rightly);
+        self.findings.check(Law::S6, &[id], due && rightly && !(runs && failed));
         epic.tasks[task].runs = Some(runs);
         let idle = epic.idle_of(task);
         if runs {
             self.join_queues(position, &idle);
         } else {
-            idle.into_iter().for_each(|i| self.settle((position, i), How::Skipped));
+            let how = if failed { How::Failed } else { How::Skipped };
+            idle.into_iter().for_each(|i| self.settle((position, i), how));
         }
         Ok(())
     }
@@ -221,7 +227,7 @@ impl Checker {
         self.give_back(key);
         let epic = &mut self.epics[key.0];
         let undo = epic.instances[key.1 as usize].undo;
-        let over = !undo && (epic.cancelling || (epic.stopping && epic.task_of(key.1).condition == Condition::Success));
+        let over = !undo && (epic.cancelling || (epic.stopping && !epic.task_of(key.1).condition.outlives_failure()));
         let instance = &mut epic.instances[key.1 as usize];
         if end.outcome == Outcome::NotStarted && began && !started {
             instance.began = instance.began.saturating_sub(1);
@@ -315,7 +321,7 @@ impl Checker {
             // A person's word that it never began outweighs the record of its start.
             Resolution::NotStarted => {
                 instance.stage = Stage::Idle;
-                (instance.began, instance.voided) = (0, true);
+                (instance.began, instance.voided, instance.triggered) = (0, true, false);
                 self.join_queues(key.0, &[key.1]);
             }
         }
@@ -334,7 +340,7 @@ impl Checker {
     // --- finding what a decision is about ---
 
     /// The epic's position; S1 is violated if it was never accepted.
-    fn position(&mut self, id: &EpicId) -> Option<usize> {
+    pub(crate) fn position(&mut self, id: &EpicId) -> Option<usize> {
         match self.positions.get(id) {
             Some(position) => *position,
             None => {

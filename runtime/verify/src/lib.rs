@@ -10,6 +10,7 @@
 //! Start at [`check_lines`]; [`Checker`] is the same for who reads line by line.
 
 mod chain;
+mod changes;
 mod checker;
 mod cluster;
 mod decisions;

@@ -74,6 +74,8 @@ pub(crate) struct Instance {
     pub voided: bool,
     /// An attempt that was lost without an end and has been reported as such.
     pub written_off: Option<(u32, u32)>,
+    /// Its run was opened by a change, so it opens none itself.
+    pub triggered: bool,
 }
 
 /// One task: its instances together.
@@ -87,6 +89,8 @@ pub(crate) struct TaskModel {
     pub runs: Option<bool>,
     /// It was given a new run, perhaps on the strength of an older decision.
     pub reopened: bool,
+    /// Something changed while it was under way: it begins anew instead of ending.
+    pub again: bool,
     /// It was ready once: a need that is given a new run later may, by some readings, not hold it back again.
     released: bool,
     ended: u32,
@@ -149,6 +153,7 @@ impl EpicModel {
             end_seen: None,
             voided: false,
             written_off: None,
+            triggered: false,
         };
         let mut epic = Self {
             instances: plan.instances.iter().map(instance).collect(),
@@ -200,8 +205,9 @@ impl EpicModel {
     /// True if nothing that it waits for stands in the way of a start.
     pub fn may_start(&self, task: usize) -> bool {
         let model = &self.tasks[task];
-        match self.spec.tasks[task].condition {
+        match &self.spec.tasks[task].condition {
             Condition::Success => model.unsatisfied == 0 || model.released,
+            Condition::Expression { .. } => model.runs == Some(true),
             Condition::Always | Condition::Failure => {
                 let undecided = model.runs.is_none() && (model.reopened || !self.has_needs(task));
                 model.runs == Some(true) || (undecided && model.unended == 0)
@@ -211,9 +217,9 @@ impl EpicModel {
 
     /// True if the task's instances stand in their lock queues once they are idle.
     pub fn is_ready(&self, task: usize) -> bool {
-        match self.spec.tasks[task].condition {
+        match &self.spec.tasks[task].condition {
             Condition::Success => self.tasks[task].unsatisfied == 0,
-            Condition::Always | Condition::Failure => self.tasks[task].runs == Some(true),
+            Condition::Always | Condition::Failure | Condition::Expression { .. } => self.tasks[task].runs == Some(true),
         }
     }
 
@@ -243,7 +249,7 @@ impl EpicModel {
 
     /// Ends as cancelled what has not started: all of it, or (when the epic stops) what has no condition.
     pub fn cancel_unstarted(&mut self, conditional_too: bool) -> Shift {
-        let doomed = |&i: &u32| conditional_too || self.task_of(i).condition == Condition::Success;
+        let doomed = |&i: &u32| conditional_too || !self.task_of(i).condition.outlives_failure();
         let queue =
             (0..self.instances.len() as u32).filter(doomed).filter(|&i| self.is_unstarted(i)).map(|i| (i, How::Cancelled)).collect();
         let mut shift = Shift::default();
@@ -299,6 +305,10 @@ impl EpicModel {
 
     /// Tells those that wait for a task, and for its phase, that it is done.
     fn finish_task(&mut self, task: usize, shift: &mut Shift, doomed: &mut VecDeque<(u32, How)>) {
+        if self.begins_anew(task) {
+            return;
+        }
+        self.tasks[task].again = false;
         let satisfies = !self.tasks[task].broken;
         for position in 0..self.plan.tasks[task].dependents.len() {
             self.relieve(self.plan.tasks[task].dependents[position], satisfies, shift, doomed);
@@ -320,12 +330,13 @@ impl EpicModel {
         // An epic that can be read in several ways may end a task more than once.
         self.tasks[task].unended = self.tasks[task].unended.saturating_sub(1);
         self.tasks[task].unsatisfied = self.tasks[task].unsatisfied.saturating_sub(u32::from(satisfies));
-        if self.spec.tasks[task].condition != Condition::Success {
+        let condition = &self.spec.tasks[task].condition;
+        if condition.outlives_failure() {
             return;
         }
         if !satisfies {
             doomed.extend(self.instances_of(task).filter(|&i| self.is_unstarted(i)).map(|i| (i, How::Cancelled)));
-        } else if self.tasks[task].unsatisfied == 0 {
+        } else if self.tasks[task].unsatisfied == 0 && condition.is_success() {
             self.tasks[task].released = true;
             shift.ready.extend(self.idle_of(task));
         }
@@ -351,11 +362,46 @@ impl EpicModel {
             (instance.stage, instance.undo) = (Stage::Idle, false);
             instance.run = instance.run.saturating_add(1);
             (instance.attempts, instance.began, instance.last_agent) = (0, 0, None);
+            instance.triggered = false;
         }
         self.recount();
         let stuck = |&i: &u32| self.waits_in_vain(self.position_of(i));
         self.unsure |= instances.iter().any(stuck);
         instances.iter().copied().filter(|&i| self.is_ready(self.position_of(i))).collect()
+    }
+
+    /// True if a task whose instances have all ended begins anew after a change, and so does not count as ended.
+    pub fn begins_anew(&self, task: usize) -> bool {
+        let spec = &self.spec.tasks[task];
+        let stops = self.cancelling || (self.stopping && !spec.condition.outlives_failure());
+        let ended = |how| self.instances_of(task).any(|i| matches!(self.instances[i as usize].stage, Stage::Ended(found) if found == how));
+        let well = if ended(How::Failed) { spec.optional } else { !ended(How::Cancelled) };
+        self.tasks[task].again && !stops && well
+    }
+
+    /// Gives all instances of a task a new run because of a change, and returns which of them are ready at once.
+    pub fn open_again(&mut self, task: usize) -> Vec<u32> {
+        let model = &mut self.tasks[task];
+        (model.reopened, model.released, model.runs, model.again) = (true, false, None, false);
+        let again = self.instances_of(task);
+        self.completed.retain(|i| !again.contains(i));
+        for i in again {
+            let instance = &mut self.instances[i as usize];
+            instance.stage = Stage::Idle;
+            instance.run = instance.run.saturating_add(1);
+            instance.triggered = true;
+            (instance.attempts, instance.began, instance.last_agent) = (0, 0, None);
+        }
+        self.recount();
+        // What can no longer start ends with it, as it would have the first time.
+        let stuck = self.waits_in_vain(task);
+        self.unsure |= stuck;
+        if self.is_ready(task) { self.idle_of(task) } else { Vec::new() }
+    }
+
+    /// True if all runs of the task are over.
+    pub fn has_ended(&self, task: usize) -> bool {
+        self.is_done(task)
     }
 
     fn waits_in_vain(&self, task: usize) -> bool {
@@ -407,7 +453,7 @@ impl EpicModel {
             Stage::Unknown => !self.cancelling || self.instances[i as usize].undo,
             Stage::Idle | Stage::Backoff if self.instances[i as usize].undo => true,
             Stage::Idle | Stage::Backoff => {
-                let excused = self.unsure || self.cancelling || (self.stopping && self.task_of(i).condition == Condition::Success);
+                let excused = self.unsure || self.cancelling || (self.stopping && !self.task_of(i).condition.outlives_failure());
                 !excused
             }
         };

@@ -40,16 +40,37 @@ pub fn epic(rng: &mut Rng) -> EpicSpec {
             _ => Workspace::None,
         },
         phases: (0..phases).map(|phase| PhaseName::parse(&format!("p{phase}")).expect("the phase is valid")).collect(),
-        resources: resources(rng),
+        resources: resources(rng, count),
         on_failure: if rng.chance(50) { OnFailure::Undo } else { OnFailure::Stop },
         reference: None,
         tasks,
     }
 }
 
-fn resources(rng: &mut Rng) -> BTreeMap<Resource, ResourceSpec> {
-    let declared = ["db", "port"].into_iter().filter(|_| rng.chance(60));
-    declared.map(|name| (Resource::parse(name).expect("the resource is valid"), ResourceSpec { lease_ms: 1_500 })).collect()
+fn resources(rng: &mut Rng, tasks: u32) -> BTreeMap<Resource, ResourceSpec> {
+    let mut declared = BTreeMap::new();
+    for name in ["db", "port"] {
+        if rng.chance(60) {
+            let on_change = if rng.chance(40) { (0..tasks).filter(|_| rng.chance(40)).collect() } else { Vec::new() };
+            declared.insert(Resource::parse(name).expect("the resource is valid"), ResourceSpec { lease_ms: 1_500, on_change });
+        }
+    }
+    declared
+}
+
+/// A condition in CEL, now and then one that cannot be evaluated.
+fn expression(rng: &mut Rng, needs: Option<&[u32]>) -> Condition {
+    let need = needs.and_then(|needs| needs.first().copied()).unwrap_or(0);
+    let text = match rng.below(6) {
+        0 => "1 + 1 == 2".to_owned(),
+        1 => format!("tasks.t{need}.state != 'skipped'"),
+        2 => format!("always() && tasks.t{need}.state == 'failed'"),
+        3 => "failure() || success()".to_owned(),
+        4 => format!("tasks.t{need}.outputs.missing == 'x'"),
+        _ => "success() && !failure()".to_owned(),
+    };
+    let after_failure = text.contains("always()") || text.contains("failure()");
+    Condition::Expression { text, after_failure }
 }
 
 fn task(rng: &mut Rng, position: u32, phase: Option<u32>, earlier: &[u32]) -> TaskSpec {
@@ -61,6 +82,7 @@ fn task(rng: &mut Rng, position: u32, phase: Option<u32>, earlier: &[u32]) -> Ta
     let condition = match rng.below(10) {
         0 => Condition::Always,
         1 => Condition::Failure,
+        2 => expression(rng, needs.as_deref()),
         _ => Condition::Success,
     };
     let matrix = if rng.chance(30) { matrix(rng) } else { Vec::new() };

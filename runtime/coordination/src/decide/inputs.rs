@@ -145,6 +145,10 @@ impl Deciding<'_> {
         if resolution == Resolution::NotStarted && !starts {
             return Err(conflict(format!("epic {} starts nothing any more; resolve as succeeded or failed", epic.id)));
         }
+        if resolution == Resolution::Succeeded {
+            let (epic, i) = (known.attempt.epic.clone(), known.attempt.i);
+            self.changes(&epic, i);
+        }
         self.put(Decision::IncidentResolved { incident: incident.clone(), resolution, by: by.to_owned() });
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use amphi_protocol::document::{Condition, Plan};
+use amphi_protocol::document::Plan;
 use amphi_protocol::journal::IncidentKind;
 
 use super::{Violation, hold};
@@ -18,6 +18,7 @@ struct Tally {
     succeeded: u32,
     failed: u32,
     cancelled: u32,
+    begun: u32,
 }
 
 impl Tally {
@@ -32,6 +33,7 @@ impl Tally {
                 tally.succeeded += 1;
                 continue;
             }
+            tally.begun += u32::from(instance.attempt > 0);
             match instance.state {
                 InstanceState::Ended(InstanceEnd::Succeeded | InstanceEnd::Undone) => tally.succeeded += 1,
                 InstanceState::Ended(InstanceEnd::Failed) => tally.failed += 1,
@@ -102,8 +104,8 @@ fn check_counters(epic: &Epic, tallies: &[Tally], ends: &[Option<TaskEnd>]) -> R
     let waits = epic.needs_person();
     hold("L2", epic.waiting == waits, || format!("{} waits for a person: {waits}, and says {}", epic.id, epic.waiting))?;
     for (task, (tally, progress)) in tallies.iter().zip(&epic.tasks).enumerate() {
-        let found = [tally.open, tally.running, tally.succeeded, tally.failed, tally.cancelled];
-        let kept = [progress.open, progress.running, progress.succeeded, progress.failed, progress.cancelled];
+        let found = [tally.open, tally.running, tally.succeeded, tally.failed, tally.cancelled, tally.begun];
+        let kept = [progress.open, progress.running, progress.succeeded, progress.failed, progress.cancelled, progress.begun];
         let right = found == kept && progress.end == ends[task];
         hold("kept", right, || format!("{} task {task}: kept {kept:?} {:?}, and is {found:?} {:?}", epic.id, progress.end, ends[task]))?;
         let limit = epic.spec.tasks[task].max_parallel.unwrap_or(u32::MAX);
@@ -148,14 +150,14 @@ fn check_task(epic: &Epic, task: usize, tally: &Tally, ends: &[Option<TaskEnd>],
     if tally.blocked == 0 {
         return Ok(());
     }
-    let stops = epic.status != EpicStatus::Running || (epic.stopping && spec.condition == Condition::Success);
+    let stops = epic.status != EpicStatus::Running || (epic.stopping && !spec.condition.outlives_failure());
     if stops {
         return Err(forgotten("has instances that can never start, in an epic that stops"));
     }
     if progress.released && tally.running < spec.max_parallel.unwrap_or(u32::MAX) {
         return Err(forgotten("was released and holds instances back"));
     }
-    if !progress.released && (waits == 0 || (spec.condition == Condition::Success && bad > 0)) {
+    if !progress.released && (waits == 0 || (!spec.condition.outlives_failure() && bad > 0)) {
         return Err(forgotten("has no needs left to wait for, and is not released"));
     }
     Ok(())
@@ -165,7 +167,7 @@ fn check_task(epic: &Epic, task: usize, tally: &Tally, ends: &[Option<TaskEnd>],
 fn check_needs(epic: &Epic, i: u32, ends: &[Option<TaskEnd>]) -> Result<(), Violation> {
     let task = epic.task_of(i) as usize;
     let planned = &epic.plan.tasks[task];
-    let conditional = epic.spec.tasks[task].condition != Condition::Success;
+    let conditional = epic.spec.tasks[task].condition.outlives_failure();
     let in_phase = |other: &usize| planned.waits_for_phase.is_some() && epic.plan.tasks[*other].phase == planned.waits_for_phase;
     let needs = planned.needs.iter().map(|need| *need as usize).chain((0..epic.tasks.len()).filter(in_phase));
     for need in needs {

@@ -33,6 +33,9 @@ pub fn all() -> Vec<(&'static str, Journal)> {
         ("unserved-request", unserved_request()),
         ("upkeep", upkeep()),
     ]
+    .into_iter()
+    .chain(super::flow::good())
+    .collect()
 }
 
 /// Snapshots, archived stretches, an epic that is put away, history that is over.
@@ -199,7 +202,7 @@ fn failure_always() -> Journal {
     let build = journal.assign("failing", 0, W1);
     journal.claim(&build);
     journal.start(&build);
-    let decided = |task, runs| Decision::ConditionDecided { epic: epic("failing"), task, runs };
+    let decided = |task, runs| Decision::ConditionDecided { epic: epic("failing"), task, runs, error: None };
     let stopping = Decision::EpicStopping { epic: epic("failing"), i: 0 };
     journal.end(&build, Outcome::Exit, Next::Failed, vec![stopping, decided(3, true), decided(4, true)]);
     let undo = journal.assign("failing", 4, W1);
@@ -236,7 +239,7 @@ fn undo() -> Journal {
     journal.claim(&smoke);
     journal.start(&smoke);
     let stopping = Decision::EpicStopping { epic: epic("undo"), i: 3 };
-    let decided = Decision::ConditionDecided { epic: epic("undo"), task: 4, runs: true };
+    let decided = Decision::ConditionDecided { epic: epic("undo"), task: 4, runs: true, error: None };
     journal.end(&smoke, Outcome::Exit, Next::Failed, vec![stopping, decided]);
     let report = journal.assign("undo", 4, W1);
     journal.start(&report);
@@ -399,7 +402,7 @@ fn reopened() -> Journal {
     let a = journal.assign("again", 0, W1);
     journal.start(&a);
     let stopping = Decision::EpicStopping { epic: epic("again"), i: 0 };
-    let decided = |runs| Decision::ConditionDecided { epic: epic("again"), task: 2, runs };
+    let decided = |runs| Decision::ConditionDecided { epic: epic("again"), task: 2, runs, error: None };
     journal.end(&a, Outcome::Exit, Next::Failed, vec![stopping, decided(true)]);
     journal.run("again", 2, W1, vec![ended("again", EpicEnd::Failed)]);
     let by = "local".to_owned();

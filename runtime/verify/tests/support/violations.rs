@@ -63,6 +63,9 @@ pub fn all() -> Vec<(Law, &'static str, Journal)> {
         (Law::L2, "undo-failed-and-nobody-told", undo_failed_untold()),
         (Law::L7, "retried-beyond-policy", retried_beyond_policy()),
     ]
+    .into_iter()
+    .chain(super::flow::violations())
+    .collect()
 }
 
 fn snapshot_of_another_record() -> Journal {
@@ -229,7 +232,7 @@ fn condition_before_its_time() -> Journal {
     let tasks = vec![task("a", json!({})), task("b", json!({"needs": [0], "condition": "always"}))];
     journal.submit("e", spec(tasks, json!({})), vec![]);
     let a = journal.assign("e", 0, W1);
-    journal.commit(Input::Tick, vec![Decision::ConditionDecided { epic: epic("e"), task: 1, runs: true }]);
+    journal.commit(Input::Tick, vec![Decision::ConditionDecided { epic: epic("e"), task: 1, runs: true, error: None }]);
     journal.start(&a);
     journal.end(&a, Outcome::Succeeded, Next::Succeeded, vec![]);
     journal.run("e", 1, W1, over("e"));
