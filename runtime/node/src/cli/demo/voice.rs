@@ -68,7 +68,7 @@ impl Voice {
         const WIDTH: usize = 24;
         let full = (done * WIDTH).checked_div(all).unwrap_or(0).min(WIDTH);
         let bar = format!("{}{}", "█".repeat(full), "░".repeat(WIDTH - full));
-        let text: String = visible(text).chars().take(60).collect();
+        let text: String = visible(text).chars().take(38).collect();
         self.has_status = true;
         self.screen.write(&format!("\r\x1b[K   {} {done}/{all}  {text}", self.style().paint(Paint::Busy, &bar)))
     }
