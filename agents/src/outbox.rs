@@ -258,6 +258,7 @@ pub(crate) fn attempt(input: &Input) -> Option<&AttemptRef> {
         | Input::Join(_)
         | Input::LoseNode { .. }
         | Input::Agent(_)
+        | Input::Staff(_)
         | Input::Tick
         | Input::Upkeep(_) => None,
     }

@@ -10,6 +10,7 @@ use crate::layers::{
 };
 use crate::paths::config_folder;
 use crate::read::{Reader, nearest};
+use crate::role_files::RoleBase;
 use crate::roles::default_roles_layer;
 use crate::team::{TeamConfig, check_together, read_team};
 use crate::yaml::{FILE_BYTES_MAX, Kind, Node, parse};
@@ -40,6 +41,8 @@ pub struct Loaded {
     pub values: BTreeMap<String, OriginedValue>,
     /// Files that were read, the weakest first.
     pub files: Vec<PathBuf>,
+    /// What role files are laid over.
+    pub role_base: RoleBase,
 }
 
 /// Why there is no configuration.
@@ -110,7 +113,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     in_order(&mut reader.problems);
     in_order(&mut reader.warnings);
     if reader.problems.is_empty() {
-        Ok(Loaded { team, warnings: reader.warnings, values: flatten(&merged), files })
+        Ok(Loaded { team, warnings: reader.warnings, values: flatten(&merged), files, role_base: RoleBase(merged.get("roles").cloned()) })
     } else {
         Err(ConfigError::Invalid(reader.problems))
     }

@@ -79,11 +79,16 @@ pub enum Replicas {
 }
 
 impl Replicas {
-    /// How many a node starts with.
+    /// How many a node starts with: the least; the queue brings more.
     pub fn count(self, capacity: u32) -> u32 {
+        self.bounds(capacity).0
+    }
+
+    /// The fewest and the most that a node of this capacity has.
+    pub fn bounds(self, capacity: u32) -> (u32, u32) {
         match self {
-            Self::Capacity => capacity,
-            Self::Range { min, max } => capacity.clamp(min, max),
+            Self::Capacity => (capacity, capacity),
+            Self::Range { min, max } => (min, max),
         }
     }
 }

@@ -15,8 +15,18 @@ pub(crate) const TEAM_KEYS: &[&str] =
     &["version", "cluster", "models", "tools", "roles", "policies", "health", "secrets", "triggers", "notify", "limits"];
 pub(crate) const CLUSTER_KEYS: &[&str] = &["name", "nats", "http", "shards", "durability", "durability_confirmed"];
 pub(crate) const NATS_KEYS: &[&str] = &["context"];
-pub(crate) const HEALTH_KEYS: &[&str] =
-    &["heartbeat", "node_dead", "manager_lease", "stuck_after", "on_stuck", "on_failed", "on_exhausted"];
+pub(crate) const HEALTH_KEYS: &[&str] = &[
+    "heartbeat",
+    "node_dead",
+    "manager_lease",
+    "stuck_after",
+    "agent_idle",
+    "memory_pressure",
+    "cpu_pressure",
+    "on_stuck",
+    "on_failed",
+    "on_exhausted",
+];
 pub(crate) const SECRET_KEYS: &[&str] = &["env", "file"];
 pub(crate) const LIMITS_KEYS: &[&str] = &["document", "depth", "runs", "output_value", "substituted_value", "history"];
 /// Keys with their shape (`true`: a list) that are read but have no effect yet.
@@ -114,6 +124,12 @@ pub struct HealthConfig {
     pub manager_lease: Option<Duration>,
     /// Time without progress after which an attempt is stuck.
     pub stuck_after: Duration,
+    /// An agent beyond its role's least number leaves when it had nothing to do for so long.
+    pub agent_idle: Duration,
+    /// Share of time (percent, over 10 s) in which something waits for memory, from which on no agents come and surplus ones leave.
+    pub memory_pressure: u64,
+    /// The same for processor time.
+    pub cpu_pressure: u64,
     /// What happens to a stuck agent.
     pub on_stuck: OnStuck,
     /// What happens to the task of an agent that failed.
@@ -136,6 +152,9 @@ impl Default for HealthConfig {
             node_dead: Duration::from_secs(15),
             manager_lease: None,
             stuck_after: Duration::from_secs(300),
+            agent_idle: Duration::from_secs(60),
+            memory_pressure: 20,
+            cpu_pressure: 95,
             on_stuck: OnStuck::Restart,
             on_failed: OnFailed::Reassign,
             on_exhausted: OnExhausted::Quarantine,
@@ -319,6 +338,9 @@ fn read_health(reader: &mut Reader, node: &Node) -> HealthConfig {
             "heartbeat" => health.heartbeat = reader.duration(value, &path).unwrap_or(health.heartbeat),
             "node_dead" => health.node_dead = reader.duration(value, &path).unwrap_or(health.node_dead),
             "stuck_after" => health.stuck_after = reader.duration(value, &path).unwrap_or(health.stuck_after),
+            "agent_idle" => health.agent_idle = reader.duration(value, &path).unwrap_or(health.agent_idle),
+            "memory_pressure" => health.memory_pressure = reader.whole(value, &path, 1..=100).unwrap_or(health.memory_pressure),
+            "cpu_pressure" => health.cpu_pressure = reader.whole(value, &path, 1..=100).unwrap_or(health.cpu_pressure),
             "manager_lease" if value.kind == Kind::Null => health.manager_lease = None,
             "manager_lease" => health.manager_lease = reader.duration(value, &path),
             "on_stuck" => health.on_stuck = reader.choice(value, &path, ON_STUCK).unwrap_or(health.on_stuck),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::document::{OutputType, Work, Workspace};
-use crate::ids::{AgentId, AttemptRef, Epoch, Incarnation, NodeId, Token};
+use crate::ids::{AgentId, AttemptRef, Epoch, Incarnation, NodeId, RoleName, Token};
 use crate::journal::Artifact;
 
 /// Manager to node. A node refuses what is not for its present life or comes from an older epoch than it has seen.
@@ -125,6 +125,9 @@ pub struct Heartbeat {
     pub held: Vec<AttemptRef>,
 }
 
+/// Roles in [`HeartbeatAnswer::waiting`] at most.
+pub const WAITING_MAX: usize = 256;
+
 /// Manager to node: the answer to a [`Heartbeat`], which it acknowledges. Only the Manager that leads and knows what the journal holds
 /// answers, so an answer proves that the heartbeat was heard by whoever would give the node's locks on. Shape: bincode; fields are only
 /// added at the end.
@@ -134,6 +137,8 @@ pub struct HeartbeatAnswer {
     pub epoch: Epoch,
     /// What the node is to the Manager.
     pub standing: Standing,
+    /// For members: how many tasks wait for an agent of each role with everything else at hand. A hint, at most [`WAITING_MAX`] roles.
+    pub waiting: BTreeMap<RoleName, u32>,
 }
 
 /// What a node is to its Manager.

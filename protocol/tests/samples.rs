@@ -65,7 +65,7 @@ trait Variants {
 
 variants!(input, Input:
     Lead = "lead", Submit = "submit", CancelEpic = "cancel_epic", CancelTask = "cancel_task", RetryTask = "retry_task",
-    ResolveIncident = "resolve_incident", Join = "join", LoseNode = "lose_node", Agent = "agent", Attempt = "attempt",
+    ResolveIncident = "resolve_incident", Join = "join", LoseNode = "lose_node", Agent = "agent", Staff = "staff", Attempt = "attempt",
     Silent = "silent", Tick = "tick", Upkeep = "upkeep",
 );
 variants!(news, AttemptNews: Claim = "claim", Started = "started", Progress = "progress", Ended = "ended");
@@ -76,7 +76,7 @@ variants!(decision, Decision:
     Progressed = "progressed", AttemptCancelling = "attempt_cancelling", AttemptEnded = "attempt_ended", BackoffEnded = "backoff_ended",
     InstancesCancelled = "instances_cancelled", Reopened = "reopened", IncidentOpened = "incident_opened",
     IncidentResolved = "incident_resolved", NodeJoined = "node_joined", NodeLost = "node_lost", AgentChanged = "agent_changed", SnapshotTaken = "snapshot_taken",
-    SegmentArchived = "segment_archived", EpicRetired = "epic_retired", HistoryOver = "history_over",
+    SegmentArchived = "segment_archived", EpicRetired = "epic_retired", HistoryOver = "history_over", StaffChanged = "staff_changed",
 );
 variants!(order, Order: Assign = "Assign", Go = "Go", Cancel = "Cancel", RestartAgent = "RestartAgent", JoinAgain = "JoinAgain");
 variants!(answer, NodeAnswer: Confirmed = "Confirmed", OtherIncarnation = "OtherIncarnation", OldEpoch = "OldEpoch");

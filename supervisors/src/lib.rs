@@ -9,6 +9,7 @@
 mod board;
 mod ending;
 pub mod policy;
+pub mod scaling;
 mod spec;
 mod supervisor;
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 use amphi_protocol::ids::{AgentId, AttemptRef, RoleName};
 use amphi_protocol::journal::{AgentInfo, AgentLife, AgentReport, Input, Outcome};
 use ractor::ActorId;
+use tokio::time::Instant;
 
 use super::attempts::Phase;
+use super::staff::Leaving;
 use super::{AgentSnapshot, DeskArguments, DeskMessage, DeskState};
 use crate::outbox::Outbox;
 use crate::specialist::SpecialistMessage;
@@ -22,11 +24,31 @@ pub(super) struct AgentSlot {
     /// It is up, but the leader hears of it only when the attempt of its former actor is over: otherwise it would be given work that
     /// it cannot take.
     up_withheld: bool,
+    /// It is to leave.
+    pub(super) leaving: Option<Leaving>,
+    /// Since it had something to do, or came.
+    idle_since: Instant,
 }
 
 impl AgentSlot {
     pub(super) fn new(info: AgentInfo) -> Self {
-        Self { info, life: AgentLife::Up, restarts: 0, attempt: None, up_withheld: false }
+        Self { info, life: AgentLife::Up, restarts: 0, attempt: None, up_withheld: false, leaving: None, idle_since: Instant::now() }
+    }
+
+    pub(super) fn info(&self) -> AgentInfo {
+        self.info.clone()
+    }
+
+    pub(super) fn life(&self) -> AgentLife {
+        self.life
+    }
+
+    pub(super) fn attempt(&self) -> Option<&AttemptRef> {
+        self.attempt.as_ref()
+    }
+
+    fn leaves_for_sure(&self) -> bool {
+        self.leaving.is_some_and(|leaving| leaving.for_sure)
     }
 }
 
@@ -39,6 +61,7 @@ impl DeskState {
         let Some(slot) = self.agents.get(agent) else { return Err(format!("the node has no agent {agent}")) };
         match (&slot.attempt, slot.life) {
             (Some(attempt), _) => Err(format!("its agent has {attempt}")),
+            (None, _) if slot.leaves_for_sure() => Err("its agent leaves".to_owned()),
             (None, AgentLife::Down) => Err("its agent is down".to_owned()),
             (None, AgentLife::Quarantined) => Err("its agent is in quarantine".to_owned()),
             (None, AgentLife::Up) if !self.arguments.registry.is_alive(agent) => Err("its agent is dead".to_owned()),
@@ -64,9 +87,12 @@ impl DeskState {
         }
         slot.attempt = None;
         metrics::gauge!("amphi_agent_busy", "role" => slot.info.role.to_string()).decrement(1.0);
-        if std::mem::take(&mut slot.up_withheld) {
+        slot.idle_since = Instant::now();
+        let leaves = slot.leaves_for_sure();
+        if std::mem::take(&mut slot.up_withheld) && !leaves {
             self.report_agent(agent, "started again");
         }
+        self.leave_if_idle(agent);
     }
 
     pub(super) fn count(&self, agent: &AgentId, outcome: Outcome) {
@@ -92,7 +118,7 @@ impl DeskState {
         // The count only grows in a life of the node, also where the supervisor itself was started again and counts anew.
         let restarts = if slot.life == AgentLife::Up { restarts } else { restarts.max(slot.restarts + 1) };
         (slot.life, slot.restarts) = (AgentLife::Up, restarts);
-        if self.drain.is_some() {
+        if self.drain.is_some() || slot.leaves_for_sure() {
             return;
         }
         if slot.attempt.is_some() {
@@ -183,6 +209,12 @@ impl DeskState {
         push_agent(&self.arguments, &self.outbox, slot, slot.life, cause);
     }
 
+    /// Tells the leader that the agent is this, whatever it is.
+    pub(super) fn report_agent_as(&self, agent: &AgentId, life: AgentLife, cause: &str) {
+        let Some(slot) = self.agents.get(agent) else { return };
+        push_agent(&self.arguments, &self.outbox, slot, life, cause);
+    }
+
     /// The leader gives no more work to agents that are down.
     pub(super) fn withdraw_agents(&mut self, cause: &str) {
         for slot in self.agents.values_mut() {
@@ -217,6 +249,8 @@ impl DeskState {
             life: slot.life,
             restarts: slot.restarts,
             attempt: slot.attempt.clone(),
+            idle: if slot.attempt.is_some() { Duration::ZERO } else { slot.idle_since.elapsed() },
+            leaving: slot.leaving.is_some(),
         };
         self.agents.values().map(shown).collect()
     }

@@ -30,7 +30,10 @@ impl DeskState {
         }
         self.epoch = answer.epoch;
         match answer.standing {
-            Standing::Member => self.acknowledged(sent_at),
+            Standing::Member => {
+                self.acknowledged(sent_at);
+                self.heard_waiting(answer.waiting);
+            }
             // What was sent before the present membership says nothing about it.
             Standing::Stranger if sent_at > self.joined_at => self.join_again(),
             Standing::Stranger => {}

@@ -11,6 +11,7 @@ mod agents;
 mod attempts;
 mod fence;
 mod memory;
+mod staff;
 mod traffic;
 pub mod wiring;
 
@@ -19,8 +20,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use amphi_ports::MessageBus;
-use amphi_protocol::ids::{AgentId, AttemptRef, Epoch, Incarnation, NodeId, ShardId};
-use amphi_protocol::journal::{AgentInfo, AgentLife};
+use amphi_protocol::ids::{AgentId, AttemptRef, Epoch, Incarnation, NodeId, RoleName, ShardId};
+use amphi_protocol::journal::{AgentInfo, AgentLife, StaffCause};
 use amphi_protocol::node::{HeartbeatAnswer, NodeAnswer, NodeCommand};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
 use tokio::sync::mpsc;
@@ -35,6 +36,7 @@ use agents::AgentSlot;
 use attempts::Held;
 pub use fence::Uptime;
 use memory::Recent;
+use staff::Leaving;
 use traffic::{Drain, Membership};
 use wiring::Beat;
 
@@ -74,6 +76,8 @@ pub struct DeskArguments {
     pub handle: DeskHandle,
     /// How an agent is replaced.
     pub restart_agent: RestartAgent,
+    /// An agent has left; its actor can go. It must return at once.
+    pub agent_left: RestartAgent,
     /// Names the data folder that the node lives in.
     pub home: String,
     /// The clock of the fence.
@@ -178,6 +182,27 @@ pub enum DeskMessage {
         /// Why it was killed.
         reason: String,
     },
+    /// Agents have been started beside those that were there.
+    Hire {
+        /// Who.
+        added: Vec<AgentInfo>,
+        /// Why.
+        cause: StaffCause,
+    },
+    /// An agent is to leave: it finishes what it does. Its actor may end when [`DeskArguments::agent_left`] says so.
+    Dismiss {
+        /// Who.
+        agent: AgentId,
+        /// Why.
+        cause: StaffCause,
+        /// It takes nothing new; otherwise it leaves only if it has nothing to do.
+        for_sure: bool,
+    },
+    /// Time to try again whether an agent can leave.
+    LeaveDue {
+        /// Who.
+        agent: AgentId,
+    },
     /// The leader gave verdicts.
     Settled(Settlement),
     /// Time for a claim is up.
@@ -238,6 +263,8 @@ pub struct DeskSnapshot {
     pub epoch: Epoch,
     /// Inputs without a verdict.
     pub unsettled: usize,
+    /// How many tasks wait for each role, as the leader said last.
+    pub waiting: BTreeMap<RoleName, u32>,
     /// The agents.
     pub agents: Vec<AgentSnapshot>,
 }
@@ -253,6 +280,10 @@ pub struct AgentSnapshot {
     pub restarts: u32,
     /// What it has.
     pub attempt: Option<AttemptRef>,
+    /// How long it has had nothing to do; zero while it has.
+    pub idle: Duration,
+    /// It is to leave.
+    pub leaving: bool,
 }
 
 /// How everybody on the node reaches the desk. It may be handed out before the desk starts; until then what is told is lost, and
@@ -324,6 +355,7 @@ pub struct DeskState {
     agents: BTreeMap<AgentId, AgentSlot>,
     outbox: Outbox,
     membership: Membership,
+    waiting: BTreeMap<RoleName, u32>,
     drain: Option<Drain>,
     /// When the last heartbeat that was acknowledged was sent, by the node's own clock.
     acknowledged: Duration,
@@ -378,6 +410,7 @@ impl Actor for Desk {
             ended: Recent::default(),
             agents,
             outbox,
+            waiting: BTreeMap::new(),
             drain: None,
             heartbeats,
             _heartbeat_task: AbortOnDropHandle::new(heartbeat_task),
@@ -401,6 +434,9 @@ impl Actor for Desk {
             DeskMessage::AgentUp { agent, restarts } => state.agent_up(&agent, restarts),
             DeskMessage::AgentQuarantined { agent, reason } => state.agent_quarantined(&agent, &reason),
             DeskMessage::ActorDead { agent, actor, reason } => state.actor_dead(&agent, actor, &reason),
+            DeskMessage::Hire { added, cause } => state.hire(added, cause),
+            DeskMessage::Dismiss { agent, cause, for_sure } => state.dismiss(&agent, Leaving { cause, for_sure }),
+            DeskMessage::LeaveDue { agent } => state.leave_if_idle(&agent),
             DeskMessage::Settled(settlement) => state.settled(settlement),
             DeskMessage::ClaimOverdue { attempt } => state.claim_overdue(&attempt),
             DeskMessage::CancelOverdue { attempt } => state.cancel_overdue(&attempt),

@@ -65,6 +65,7 @@ impl DeskState {
     }
 
     fn join(&mut self) {
+        let agents = self.staff_of_a_join();
         let arguments = &self.arguments;
         let info = NodeInfo {
             node: arguments.node.clone(),
@@ -72,7 +73,7 @@ impl DeskState {
             pid: arguments.pid,
             capacity: arguments.capacity,
             labels: arguments.labels.clone(),
-            agents: arguments.agents.clone(),
+            agents,
             home: arguments.home.clone(),
         };
         self.membership = Membership::Joining;
@@ -158,6 +159,7 @@ impl DeskState {
                     self.later(JOIN_PAUSE, DeskMessage::JoinDue);
                 }
                 (Input::Attempt(report), Verdict::Accepted) if report.what == AttemptNews::Claim => self.go(&report.attempt),
+                (Input::Staff(report), verdict) => self.leave_settled(&report, &verdict),
                 // What was sent twice says nothing when it is refused: the go comes by itself, and other reports follow.
                 (Input::Attempt(report), Verdict::Refused(code)) if !doubtful => self.refused(&report.attempt, &code),
                 (_, Verdict::Accepted | Verdict::Refused(_)) => {}
@@ -211,6 +213,7 @@ impl DeskState {
             draining: self.drain.is_some(),
             epoch: self.epoch,
             unsettled: self.outbox.len(),
+            waiting: self.waiting.clone(),
             agents: self.agent_snapshots(),
         }
     }

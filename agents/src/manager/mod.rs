@@ -22,7 +22,7 @@ use amphi_ports::{AgentMail, AppendError, Clock, EventStream, Journal, MessageBu
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::{Epoch, NodeId, ShardId, Timestamp};
 use amphi_protocol::journal::{AttemptNews, Input};
-use amphi_protocol::node::{Heartbeat, HeartbeatAnswer, Standing};
+use amphi_protocol::node::{Heartbeat, HeartbeatAnswer, Standing, WAITING_MAX};
 use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
@@ -247,7 +247,8 @@ impl ManagerState {
             Some(_) | None => Standing::Stranger,
         };
         // Who does not wait any more has sent another.
-        let _late = reply.send(HeartbeatAnswer { epoch: state.epoch, standing });
+        let waiting = if standing == Standing::Member { state.waiting().into_iter().take(WAITING_MAX).collect() } else { BTreeMap::new() };
+        let _late = reply.send(HeartbeatAnswer { epoch: state.epoch, standing, waiting });
     }
 
     fn pump(&mut self, myself: &ActorRef<ManagerMessage>) -> Result<(), ActorProcessingErr> {

@@ -72,6 +72,7 @@ fn may_come_from_outside(input: &Input) -> bool {
         | Input::ResolveIncident { .. }
         | Input::Join(_)
         | Input::Agent(_)
+        | Input::Staff(_)
         | Input::Attempt(_) => true,
     }
 }

@@ -283,7 +283,7 @@ impl FakeBus {
             return Err(BusError::Timeout { subject });
         };
         tokio::time::sleep(Duration::from_millis(2)).await;
-        let body = codec::encode(&HeartbeatAnswer { epoch: Epoch(1), standing });
+        let body = codec::encode(&HeartbeatAnswer { epoch: Epoch(1), standing, waiting: BTreeMap::new() });
         Ok(BusMessage { subject, reply: None, headers: BTreeMap::new(), body: Bytes::from(body) })
     }
 
@@ -453,6 +453,7 @@ impl Stage {
                 let boot = tokio::time::Instant::now();
                 Arc::new(move || boot.elapsed())
             },
+            agent_left: Arc::new(|_| {}),
             settings,
         };
         Actor::spawn(None, Desk, arguments).await.unwrap();

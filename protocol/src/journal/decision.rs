@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Epoch, Incarnation, IncidentId, NodeId, Resource, SubmitKey, Token};
-use crate::journal::{AgentLife, AttemptEnd, CancelCause, Next, NodeInfo, Resolution, SegmentRef, SnapshotRef, SpecRef};
+use crate::journal::{AgentInfo, AgentLife, AttemptEnd, CancelCause, Next, NodeInfo, Resolution, SegmentRef, SnapshotRef, SpecRef, StaffCause};
 
 /// What the Manager decided. Each decision changes the state by itself; some have effects after their commit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -209,6 +209,19 @@ pub enum Decision {
         incarnation: Incarnation,
         /// Why.
         cause: String,
+    },
+    /// A node has more agents, or fewer.
+    StaffChanged {
+        /// The node.
+        node: NodeId,
+        /// Who is there now.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        added: Vec<AgentInfo>,
+        /// Who has left; none of them has an open attempt.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        removed: Vec<AgentId>,
+        /// Why.
+        cause: StaffCause,
     },
     /// An agent changed.
     AgentChanged {

@@ -194,6 +194,8 @@ pub enum Input {
     },
     /// An agent changed: died, was restarted, was quarantined, came or went.
     Agent(AgentReport),
+    /// A node has more agents, or fewer.
+    Staff(StaffReport),
     /// A node reports about an attempt.
     Attempt(AttemptReport),
     /// An attempt made no progress for its time; measured by the leader, outside the state.
@@ -320,6 +322,52 @@ pub struct AgentReport {
     pub restarts: u32,
     /// Why, for people.
     pub cause: String,
+}
+
+/// Agents that came to a node or are to leave it, in one life of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaffReport {
+    /// The node.
+    pub node: NodeId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Agents that are there now; their ids are new in this life of the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added: Vec<AgentInfo>,
+    /// Agents that want to leave. Refused as long as one of them has an open attempt.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<AgentId>,
+    /// Why.
+    pub cause: StaffCause,
+}
+
+/// Why agents come or leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StaffCause {
+    /// Tasks wait for their role.
+    Queue,
+    /// They had nothing to do.
+    Idle,
+    /// The node is short of memory.
+    Memory,
+    /// The node is short of processor time.
+    Cpu,
+    /// Their role came, changed or went.
+    Role,
+}
+
+impl StaffCause {
+    /// The word in events and journals.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Idle => "idle",
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Role => "role",
+        }
+    }
 }
 
 /// Whether an agent can be given work.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use amphi_protocol::document::OnFailure;
 use amphi_protocol::event::EventType;
 use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, Incarnation, NodeId, Token};
-use amphi_protocol::journal::{AgentLife, AttemptEnd, CancelCause, Decision, EpicEnd, IncidentKind, Next, NodeInfo, Outcome};
+use amphi_protocol::journal::{AgentInfo, AgentLife, AttemptEnd, CancelCause, Decision, EpicEnd, IncidentKind, Next, NodeInfo, Outcome, StaffCause};
 use serde_json::Map;
 
 use crate::epic::{Attempt, AttemptPhase, Epic, EpicStatus, InstanceEnd, InstanceState};
@@ -104,6 +104,7 @@ impl State {
             Decision::SegmentArchived { segment } => self.segment_recorded(segment),
             Decision::EpicRetired { epic, view } => self.epic_retired(epic, view),
             Decision::HistoryOver { from } => self.history_ends_before(*from),
+            Decision::StaffChanged { node, added, removed, cause } => self.staff_changed(node, added, removed, *cause, sink),
         }
     }
 
@@ -328,6 +329,22 @@ impl State {
         };
         let subject = || Subject { node: Some(node.clone()), agent: Some(agent.clone()), ..Subject::default() };
         self.event(sink, kind, subject, data! { "restarts": restarts, "cause": cause });
+        self.update_servable();
+    }
+
+    fn staff_changed(&mut self, node: &NodeId, added: &[AgentInfo], removed: &[AgentId], cause: StaffCause, sink: &mut EventSink) {
+        let new = self.fleet.hire(node, added);
+        self.queue.add_profiles(&new, &self.fleet);
+        for agent in removed {
+            let role = self.fleet.agents.get(agent).map(|agent| agent.role.clone());
+            self.fleet.dismiss(agent);
+            let subject = || Subject { node: Some(node.clone()), agent: Some(agent.clone()), ..Subject::default() };
+            self.event(sink, EventType::AgentLost, subject, data! { "role": role, "cause": cause.as_str() });
+        }
+        for info in added {
+            let subject = || Subject { node: Some(node.clone()), agent: Some(info.agent.clone()), ..Subject::default() };
+            self.event(sink, EventType::AgentJoined, subject, data! { "role": info.role, "cause": cause.as_str() });
+        }
         self.update_servable();
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use amphi_protocol::document::TaskSpec;
 use amphi_protocol::ids::{AgentId, AttemptRef, Incarnation, NodeId, RoleName};
-use amphi_protocol::journal::{AgentLife, NodeInfo};
+use amphi_protocol::journal::{AgentInfo, AgentLife, NodeInfo};
 use serde::{Deserialize, Serialize};
 
 /// A node.
@@ -134,21 +134,44 @@ impl Fleet {
                 self.agents.remove(&agent);
             }
         }
-        for agent in &info.agents {
-            let profile = self.profile(&agent.role, &agent.skills, &mut new);
+        self.enter(&info.node, &info.agents, &mut new);
+        new
+    }
+
+    /// More agents on a living node. Returns the profiles that did not exist before.
+    pub fn hire(&mut self, node: &NodeId, agents: &[AgentInfo]) -> Vec<usize> {
+        let mut new = Vec::new();
+        self.enter(node, agents, &mut new);
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.agents.extend(agents.iter().map(|info| info.agent.clone()));
+        }
+        new
+    }
+
+    /// An agent without an open attempt leaves for good.
+    pub fn dismiss(&mut self, agent: &AgentId) {
+        self.set_state(agent, AgentState::Gone);
+        let Some(gone) = self.agents.remove(agent) else { return };
+        if let Some(node) = self.nodes.get_mut(&gone.node) {
+            node.agents.retain(|known| known != agent);
+        }
+    }
+
+    fn enter(&mut self, node: &NodeId, agents: &[AgentInfo], new: &mut Vec<usize>) {
+        for info in agents {
+            let profile = self.profile(&info.role, &info.skills, new);
             let entry = Agent {
-                node: info.node.clone(),
-                role: agent.role.clone(),
-                skills: agent.skills.clone(),
+                node: node.clone(),
+                role: info.role.clone(),
+                skills: info.skills.clone(),
                 state: AgentState::Gone,
                 restarts: 0,
                 attempt: None,
                 profile,
             };
-            self.agents.insert(agent.agent.clone(), entry);
-            self.set_state(&agent.agent, AgentState::Idle);
+            self.agents.insert(info.agent.clone(), entry);
+            self.set_state(&info.agent, AgentState::Idle);
         }
-        new
     }
 
     fn profile(&mut self, role: &RoleName, skills: &[String], new: &mut Vec<usize>) -> usize {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use amphi_protocol::ids::{AgentId, EpicId, NodeId};
+use amphi_protocol::ids::{AgentId, EpicId, NodeId, RoleName};
 use serde::{Deserialize, Serialize};
 
 use crate::backlog::{Backlog, Claim, Turn};
@@ -65,6 +65,20 @@ impl ReadyQueue {
         for class in &mut self.classes {
             class.profiles.extend(new.iter().copied().filter(|&profile| fleet.profiles[profile].serves(&class.demand)));
         }
+    }
+
+    /// How many requests for each role wait for nothing but an agent.
+    pub fn waiting(&self) -> BTreeMap<RoleName, u32> {
+        let mut waiting = BTreeMap::new();
+        for class in &self.classes {
+            // Where nobody lives who could serve them, those that need locks are not in the lock queues either.
+            let count = class.runnable.len() + if class.servable { 0 } else { class.locking.len() };
+            if let Some(role) = class.demand.role.as_ref().filter(|_| count > 0) {
+                let of_role: &mut u32 = waiting.entry(role.clone()).or_default();
+                *of_role = of_role.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+            }
+        }
+        waiting
     }
 
     /// Classes whose last able agent went, or whose first one came, since the last call.

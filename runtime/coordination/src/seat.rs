@@ -295,7 +295,7 @@ impl Seat {
         while batch.count < INPUTS_PER_COMMIT && batch.bytes() < BYTES_PER_COMMIT {
             let Some(next) = self.waiting.pop_front() else { break };
             let (ticket, input) = self.deciding.insert(next);
-            let (ticket, is_report) = (*ticket, matches!(input, Input::Attempt(_) | Input::Agent(_) | Input::Join(_)));
+            let (ticket, is_report) = (*ticket, matches!(input, Input::Attempt(_) | Input::Agent(_) | Input::Staff(_) | Input::Join(_)));
             match self.state.decide(now, input, &mut self.sink) {
                 Ok(decisions) => batch.add(ticket, input, decisions),
                 Err(refusal) => {

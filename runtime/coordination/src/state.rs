@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use amphi_protocol::event::EventType;
 use amphi_protocol::ids::{
-    AttemptRef, CommitIndex, EpicId, Epoch, EventSeq, IncidentId, NodeId, ProjectId, ShardId, SubmitKey, Timestamp, Token,
+    AttemptRef, CommitIndex, EpicId, Epoch, EventSeq, IncidentId, NodeId, ProjectId, RoleName, ShardId, SubmitKey, Timestamp, Token,
 };
 use amphi_protocol::journal::{Decision, IncidentKind, Record, Resolution};
 use serde::{Deserialize, Serialize};
@@ -244,6 +244,11 @@ impl State {
     /// All agents.
     pub fn agents(&self) -> impl Iterator<Item = (&amphi_protocol::ids::AgentId, &crate::fleet::Agent)> {
         self.fleet.agents.iter()
+    }
+
+    /// How many tasks of each role wait for nothing but an agent.
+    pub fn waiting(&self) -> BTreeMap<RoleName, u32> {
+        self.queue.waiting()
     }
 
     /// The lock table.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use amphi_protocol::document::TaskSpec;
 use amphi_protocol::ids::{AgentId, Incarnation, NodeId, RoleName};
-use amphi_protocol::journal::{AgentLife, NodeInfo};
+use amphi_protocol::journal::{AgentInfo, AgentLife, NodeInfo};
 
 /// An instance of an epic, by positions in the checker.
 pub(crate) type InstanceKey = (usize, u32);
@@ -89,6 +89,30 @@ impl Cluster {
             agent.life = life;
             agent.orphaned |= life != AgentLife::Up;
         }
+    }
+
+    /// More agents on a node.
+    pub fn hire(&mut self, node: &NodeId, agents: &[AgentInfo]) {
+        for info in agents {
+            let known = Agent {
+                node: node.clone(),
+                role: info.role.clone(),
+                skills: info.skills.clone(),
+                life: AgentLife::Up,
+                busy: None,
+                orphaned: false,
+            };
+            self.agents.entry(info.agent.clone()).or_insert(known);
+        }
+    }
+
+    /// An agent leaves its node; false if it has an attempt, or is another node's.
+    pub fn dismiss(&mut self, node: &NodeId, agent: &AgentId) -> bool {
+        let right = self.agents.get(agent).is_none_or(|known| known.node == *node && known.busy.is_none());
+        if right {
+            self.agents.remove(agent);
+        }
+        right
     }
 
     /// True if the agent lives there, has the role and skills, is idle, and its node has room.

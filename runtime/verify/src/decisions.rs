@@ -89,6 +89,14 @@ impl Checker {
             Decision::SegmentArchived { segment } => self.judge_segment(segment),
             Decision::EpicRetired { epic, .. } => self.retire(epic),
             Decision::HistoryOver { from } => self.judge_history_over(*from),
+            Decision::StaffChanged { node, added, removed, .. } => {
+                self.cluster.hire(node, added);
+                for agent in removed {
+                    // Who works is not let go: its attempt would be with nobody.
+                    let idle = self.cluster.dismiss(node, agent);
+                    self.findings.check(Law::S14, &[], idle);
+                }
+            }
         }
         Ok(())
     }

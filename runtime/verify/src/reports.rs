@@ -4,6 +4,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use amphi_protocol::ids::AgentId;
 use amphi_protocol::journal::{AttemptNews, AttemptReport, Input};
 
 use crate::checker::Checker;
@@ -19,6 +20,12 @@ impl Checker {
                 let speaks = self.cluster.life(&report.node) == Some(report.incarnation);
                 // An agent that its node did not present is unknown, not another node's.
                 let own = self.cluster.node_of(&report.agent).is_none_or(|node| *node == report.node);
+                !self.findings.check(Law::S15, &[], speaks && own)
+            }
+            Input::Staff(report) => {
+                let speaks = self.cluster.life(&report.node) == Some(report.incarnation);
+                let own = |agent: &AgentId| self.cluster.node_of(agent).is_none_or(|node| *node == report.node);
+                let own = report.removed.iter().all(own);
                 !self.findings.check(Law::S15, &[], speaks && own)
             }
             Input::Join(info) => {

@@ -6,7 +6,9 @@ use std::rc::Rc;
 
 use amphi_coordination::mutants::{Mutant, planted};
 use amphi_protocol::ids::{AgentId, AttemptRef, Epoch, Incarnation, NodeId, RoleName, Token};
-use amphi_protocol::journal::{AgentInfo, AgentLife, AgentReport, AttemptEnd, AttemptNews, AttemptReport, Input, NodeInfo, Outcome};
+use amphi_protocol::journal::{
+    AgentInfo, AgentLife, AgentReport, AttemptEnd, AttemptNews, AttemptReport, Input, NodeInfo, Outcome, StaffCause, StaffReport,
+};
 use amphi_protocol::node::{Assignment, Heartbeat, NodeCommand, Order};
 
 use super::epics::ROLES;
@@ -63,7 +65,20 @@ struct Slot {
     restarts: u32,
     attempt: Option<AttemptRef>,
     up_withheld: bool,
+    /// It came later, so it may leave again.
+    hired: bool,
+    /// It has left.
+    gone: bool,
 }
+
+impl Slot {
+    fn new(info: AgentInfo) -> Self {
+        Self { info, life: AgentLife::Up, restarts: 0, attempt: None, up_withheld: false, hired: false, gone: false }
+    }
+}
+
+/// Agents of a node at most, also those that have left.
+const SLOTS_MAX: usize = 16;
 
 #[derive(Debug)]
 struct Item {
@@ -106,7 +121,7 @@ impl FakeNode {
                 let agent = AgentId::parse(&format!("{}-{role}-{}", node.id, node.slots.len() + 1)).expect("the id is valid");
                 let role = RoleName::parse(role).expect("the role is valid");
                 let info = AgentInfo { agent, role, skills: skills.iter().map(|skill| (*skill).to_owned()).collect() };
-                node.slots.push(Slot { info, life: AgentLife::Up, restarts: 0, attempt: None, up_withheld: false });
+                node.slots.push(Slot::new(info));
             }
         }
         nodes
@@ -138,7 +153,11 @@ impl FakeNode {
 
     pub fn is_quiet(&self) -> bool {
         let joined = matches!(self.membership, Membership::Joined { .. });
-        self.up && joined && self.held.is_empty() && self.outbox.is_empty() && self.slots.iter().all(|slot| slot.life == AgentLife::Up)
+        self.up
+            && joined
+            && self.held.is_empty()
+            && self.outbox.is_empty()
+            && self.slots.iter().all(|slot| slot.gone || slot.life == AgentLife::Up)
     }
 
     pub fn agents(&self) -> usize {
@@ -156,7 +175,8 @@ impl FakeNode {
         self.in_flight = None;
         self.epoch = Epoch(0);
         for slot in &mut self.slots {
-            (slot.life, slot.restarts, slot.attempt, slot.up_withheld) = (AgentLife::Up, 0, None, false);
+            let life = if slot.gone { AgentLife::Down } else { AgentLife::Up };
+            (slot.life, slot.restarts, slot.attempt, slot.up_withheld) = (life, 0, None, false);
         }
     }
 
@@ -189,14 +209,14 @@ impl World {
             pid: it.life as u32,
             capacity: it.capacity,
             labels: BTreeMap::new(),
-            agents: it.slots.iter().map(|slot| slot.info.clone()).collect(),
+            agents: it.slots.iter().filter(|slot| !slot.gone).map(|slot| slot.info.clone()).collect(),
             home: format!("home of {}", it.id),
         };
         self.push(node, Input::Join(info));
         // A join presents every agent as ready.
         for agent in 0..self.nodes[node].slots.len() {
             let slot = &self.nodes[node].slots[agent];
-            if slot.life != AgentLife::Up || slot.restarts > 0 {
+            if !slot.gone && (slot.life != AgentLife::Up || slot.restarts > 0) {
                 self.report_agent(node, agent);
             }
         }
@@ -478,6 +498,9 @@ impl World {
 
     fn agent_up(&mut self, node: usize, agent: usize) {
         let slot = &mut self.nodes[node].slots[agent];
+        if slot.gone {
+            return;
+        }
         slot.life = AgentLife::Up;
         slot.restarts += 1;
         if slot.attempt.is_some() {
@@ -485,6 +508,26 @@ impl World {
         } else {
             self.report_agent(node, agent);
         }
+    }
+
+    /// A pool grows or shrinks.
+    fn staff_changes(&mut self, node: usize) {
+        let it = &mut self.nodes[node];
+        let leaver = it.slots.iter().position(|slot| slot.hired && !slot.gone && slot.attempt.is_none() && slot.life == AgentLife::Up);
+        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        if let Some(leaver) = leaver {
+            removed.push(it.slots[leaver].info.agent.clone());
+        } else if let Some(like) = it.slots.first().map(|slot| slot.info.clone()).filter(|_| it.slots.len() < SLOTS_MAX) {
+            let agent = AgentId::parse(&format!("{}-{}-{}", it.id, like.role, it.slots.len() + 1)).expect("the id is valid");
+            let info = AgentInfo { agent, ..like };
+            it.slots.push(Slot { hired: true, ..Slot::new(info.clone()) });
+            added.push(info);
+        } else {
+            return;
+        }
+        let cause = if removed.is_empty() { StaffCause::Queue } else { StaffCause::Idle };
+        let report = StaffReport { node: it.id.clone(), incarnation: Incarnation(it.life), added, removed, cause };
+        self.push(node, Input::Staff(report));
     }
 
     // --- reports ---
@@ -566,6 +609,13 @@ impl World {
                 }
             }
             Input::Attempt(report) if report.what == AttemptNews::Claim && !refused => self.go(node, &report.attempt),
+            // Refused because it is busy, it stays; taken, or known already, it has left.
+            Input::Staff(report) if verdict != Verdict::Refused("state.conflict") => {
+                for slot in self.nodes[node].slots.iter_mut().filter(|slot| report.removed.contains(&slot.info.agent)) {
+                    slot.gone = true;
+                    slot.life = AgentLife::Down;
+                }
+            }
             // The attempt is not open for the leader, so it must not run here.
             Input::Attempt(report) if refused && !item.doubtful => {
                 self.end_unbegun(node, &report.attempt);
@@ -583,6 +633,10 @@ impl World {
         if !it.ticks.is_multiple_of(3) || !matches!(it.membership, Membership::Joined { .. }) {
             return;
         }
+        if self.rng.chance(4) {
+            self.staff_changes(node);
+        }
+        let it = &self.nodes[node];
         let progressed = self.processes.moving(node, life);
         let held = it.held.keys().cloned().collect();
         let heartbeat = Heartbeat { node: it.id.clone(), incarnation: Incarnation(life), progressed, held };

@@ -89,6 +89,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "agent_up",
             "agent_down",
             "agent_quarantined",
+            "staff",
             "claim",
             "started",
             "progress",
@@ -134,6 +135,8 @@ const NAMES: &[(&str, &[&str])] = &[
             "segment_archived",
             "epic_retired",
             "history_over",
+            "staff_added",
+            "staff_removed",
         ],
     ),
     ("message", &["task_complete", "error", "status_update"]),
@@ -244,6 +247,7 @@ impl Tally {
                 AgentLife::Down => "agent_down",
                 AgentLife::Quarantined => "agent_quarantined",
             },
+            Input::Staff(_) => "staff",
             Input::Attempt(report) => match report.what {
                 AttemptNews::Claim => "claim",
                 AttemptNews::Started { .. } => "started",
@@ -302,6 +306,8 @@ impl Tally {
             Decision::SegmentArchived { .. } => "segment_archived",
             Decision::EpicRetired { .. } => "epic_retired",
             Decision::HistoryOver { .. } => "history_over",
+            Decision::StaffChanged { removed, .. } if removed.is_empty() => "staff_added",
+            Decision::StaffChanged { .. } => "staff_removed",
         };
         self.add("decision", name);
     }

@@ -1,9 +1,11 @@
 //! One arm per input: what is refused, and which decision comes first.
 
+use std::collections::BTreeSet;
+
 use amphi_protocol::api::{ApiError, ErrorCode};
-use amphi_protocol::ids::{AttemptRef, EpicId, IncidentId, NodeId};
+use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, IncidentId, NodeId};
 use amphi_protocol::journal::{
-    AgentReport, AttemptNews, AttemptReport, CancelCause, Decision, IncidentKind, Input, NodeInfo, Resolution, Submission,
+    AgentInfo, AgentReport, AttemptNews, AttemptReport, CancelCause, Decision, IncidentKind, Input, NodeInfo, Resolution, StaffReport, Submission,
 };
 
 use crate::decide::{Deciding, Refusal};
@@ -38,6 +40,7 @@ impl Deciding<'_> {
                 Ok(())
             }
             Input::Agent(report) => self.agent(report),
+            Input::Staff(report) => self.staff(report),
             Input::Attempt(report) => self.attempt(report),
             Input::Silent { attempt, cause } => self.silent(attempt, *cause),
             Input::Tick => self.tick(),
@@ -199,6 +202,27 @@ impl Deciding<'_> {
             restarts: report.restarts,
             cause: report.cause.chars().take(500).collect(),
         });
+        Ok(())
+    }
+
+    fn staff(&mut self, report: &StaffReport) -> Result<(), Refusal> {
+        let fleet = &self.state.fleet;
+        if !fleet.nodes.get(&report.node).is_some_and(|node| node.alive && node.incarnation == report.incarnation) {
+            return Err(Refusal::Stale("the agents' node is not alive in this life"));
+        }
+        let own = |agent: &&AgentId| fleet.agents.get(*agent).is_some_and(|known| known.node == report.node);
+        let mut added: Vec<AgentInfo> = report.added.iter().filter(|info| !fleet.agents.contains_key(&info.agent)).cloned().collect();
+        added.sort_by(|a, b| a.agent.cmp(&b.agent));
+        added.dedup_by(|a, b| a.agent == b.agent);
+        let removed: BTreeSet<AgentId> = report.removed.iter().filter(own).cloned().collect();
+        if let Some(busy) = removed.iter().find(|agent| fleet.agents[*agent].attempt.is_some()) {
+            return Err(conflict(format!("{busy} has an open attempt")));
+        }
+        if added.is_empty() && removed.is_empty() {
+            return Err(Refusal::Stale("this is known of the agents already"));
+        }
+        let removed = removed.into_iter().collect();
+        self.put(Decision::StaffChanged { node: report.node.clone(), added, removed, cause: report.cause });
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Global;
 use super::client::Client;
 use super::failure::{Failure, exit};
-use super::screen::{Cell, Screen, Style, facts, items, table, text_of};
+use super::screen::{Cell, Screen, Style, facts, items, table, text_of, visible};
 
 /// `amphi role …`.
 #[derive(Debug, Subcommand)]
@@ -58,9 +58,36 @@ fn roles_table(reply: &Value, style: Style) -> String {
     let list = |role: &Value, field: &str| items(role, field).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
     let rows: Vec<Vec<Cell>> = items(reply, "roles")
         .iter()
-        .map(|role| vec![Cell::new(name_of(role)), Cell::new(list(role, "skills")), Cell::new(list(role, "responsibilities"))])
+        .map(|role| {
+            let cells =
+                [name_of(role), text_of(role, "replicas"), list(role, "skills"), list(role, "responsibilities"), text_of(role, "source")];
+            cells.iter().map(Cell::new).collect()
+        })
         .collect();
-    if rows.is_empty() { "no roles\n".to_owned() } else { table(&["ROLE", "SKILLS", "RESPONSIBILITIES"], &rows, style) }
+    if rows.is_empty() {
+        return "no roles\n".to_owned();
+    }
+    let heads = ["ROLE", "REPLICAS", "SKILLS", "RESPONSIBILITIES", "SOURCE"];
+    table(&heads, &rows, style) + &rejected_text(reply)
+}
+
+/// Role files that are wrong, with the places.
+fn rejected_text(reply: &Value) -> String {
+    let mut text = String::new();
+    for rejected in items(reply, "rejected") {
+        for problem in items(rejected, "problems") {
+            let place = format!("{}:{}:{}", text_of(rejected, "file"), text_of(problem, "line"), text_of(problem, "column"));
+            let hint = problem["hint"].as_str().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            let kept = if rejected["former_in_effect"] == true { "; its former version is in effect" } else { "" };
+            text.push_str(&visible(&format!(
+                "rejected {} {place}: {}{hint}{kept}",
+                text_of(rejected, "role"),
+                text_of(problem, "message")
+            )));
+            text.push('\n');
+        }
+    }
+    text
 }
 
 fn role_text(role: &Value, style: Style) -> String {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use amphi_config::{Replicas, RoleConfig, RoleStrategy};
 use amphi_protocol::api::{ApiError, ErrorCode};
-use amphi_protocol::ids::{AgentId, IncidentId, NodeId};
+use amphi_protocol::ids::{AgentId, IncidentId, NodeId, RoleName};
 use amphi_protocol::journal::{Input, Resolution};
 use amphi_protocol::node::{NodeAnswer, NodeCommand, Order};
 use amphi_protocol::{codec, subjects};
@@ -103,7 +104,35 @@ pub async fn join(gateway: Arc<Gateway>, request: Request) -> Answer {
 /// `role.list`.
 pub async fn roles(gateway: Arc<Gateway>, request: Request) -> Answer {
     let _none = request.fields()?;
-    Ok(json!({ "roles": gateway.roles }))
+    let table = gateway.roles.get();
+    let roles: Vec<Value> = table.roles.by_name.iter().map(|(name, role)| role_view(name, role, table.sources.get(name))).collect();
+    let rejected = table.rejected.iter().map(|rejected| {
+        json!({ "role": rejected.role, "file": rejected.file, "problems": rejected.problems, "former_in_effect": rejected.former })
+    });
+    Ok(json!({ "roles": roles, "rejected": rejected.collect::<Vec<_>>() }))
+}
+
+fn role_view(name: &RoleName, role: &RoleConfig, sources: Option<&Vec<String>>) -> Value {
+    let replicas = match role.replicas {
+        Replicas::Capacity => "capacity".to_owned(),
+        Replicas::Range { min, max } if min == max => min.to_string(),
+        Replicas::Range { min, max } => format!("{min}..{max}"),
+    };
+    let strategy = match role.restart.strategy {
+        RoleStrategy::OneForOne => "one_for_one",
+        RoleStrategy::OneForAll => "one_for_all",
+        RoleStrategy::RestForOne => "rest_for_one",
+    };
+    json!({
+        "role": name,
+        "skills": role.skills,
+        "responsibilities": role.responsibilities,
+        "tools": role.tools,
+        "replicas": replicas,
+        "restart": { "strategy": strategy, "max": role.restart.max, "within_ms": u64::try_from(role.restart.within.as_millis()).unwrap_or(u64::MAX) },
+        "source": sources.and_then(|sources| sources.last()),
+        "sources": sources,
+    })
 }
 
 /// `tree.get`: every node's own published tree; a node that does not answer is listed without one.

@@ -11,6 +11,7 @@ mod request;
 mod submit;
 mod tasks;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,6 +31,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::node::staff::LiveRoles;
 use history::History;
 use request::Request;
 
@@ -50,10 +52,12 @@ pub struct Gateway {
     pub journal: Arc<dyn Journal>,
     /// For task output.
     pub output: Arc<NatsOutputLog>,
-    /// Roles and tools.
-    pub catalog: Catalog,
-    /// Roles as `role list` shows them.
-    pub roles: Value,
+    /// Names of all tools.
+    pub tools: BTreeSet<String>,
+    /// Those that harm an agent on purpose; they are for all roles.
+    pub fault_tools: BTreeSet<String>,
+    /// The roles in effect.
+    pub roles: Arc<LiveRoles>,
     /// Credentials for nodes of other machines; none: they need no others.
     pub join: Option<(String, String)>,
     /// The shard.
@@ -106,6 +110,13 @@ endpoints! {
 }
 
 impl Gateway {
+    /// Roles and tools as they are now.
+    pub(crate) fn catalog(&self) -> Catalog {
+        let table = self.roles.get();
+        let role_tools = table.roles.tools_by_role(&self.fault_tools);
+        Catalog { roles: table.roles.skills_by_role(), tools: self.tools.clone(), role_tools }
+    }
+
     /// Serves on `client` until the future is dropped. `$SRV.*` is answered by the service's own task, which never waits for a verb.
     /// The connection must serve nothing else: a message with a malformed header, which any client can send, makes the library give
     /// the whole connection up. Then this ends.

@@ -127,7 +127,7 @@ async fn compile_apart(gateway: &Arc<Gateway>, envelope: Envelope, names_are_err
     let options = CompileOptions {
         file: envelope.file,
         inputs: envelope.inputs,
-        catalog: gateway.catalog.clone(),
+        catalog: gateway.catalog(),
         strict: envelope.strict,
         workspace_base: envelope.workspace_base,
         unknown_names_are_errors: names_are_errors,

@@ -3,7 +3,10 @@
 //! Start at [`run`]; what the node is made of stands in [`tree`], the small bus tasks in [`service`].
 
 mod memory;
+mod pools;
+mod pressure;
 mod service;
+pub(crate) mod staff;
 mod tree;
 mod world;
 
@@ -14,7 +17,7 @@ use std::time::{Duration, Instant};
 use amphi_adapters::nats::managed::{DataLock, LockError};
 use amphi_adapters::process::{become_subreaper, confirm_dead};
 use amphi_agents::manager::Leadership;
-use amphi_config::{Environment, Sources, TeamConfig, load};
+use amphi_config::{Environment, RoleBase, Sources, TeamConfig, load};
 use amphi_protocol::api::ErrorCode;
 use amphi_protocol::ids::{Incarnation, NodeId};
 use amphi_supervisors::SupervisorMessage;
@@ -78,8 +81,8 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
     become_subreaper().context("cannot adopt orphans")?;
     let _lock = take_over(&spec.data).await?;
     let life = begin_life(&spec.data)?;
-    let (team, environment) = configuration(&spec)?;
-    let world = World::open(&spec, &team, &environment).await?;
+    let (team, roles, environment) = configuration(&spec)?;
+    let world = World::open(&spec, &team, roles, &environment).await?;
     let (memory, client, leads) = (world.memory.clone(), world.client.clone(), world.seat.is_some());
     let _sweep = AbortOnDropHandle::new(tokio::spawn(world.worktrees.sweep()));
     let tree = Tree::plant(&spec, life, &team, world).await?;
@@ -147,12 +150,12 @@ fn begin_life(data: &Path) -> anyhow::Result<Life> {
     Ok(Life { incarnation: Incarnation(present), home })
 }
 
-fn configuration(spec: &NodeSpec) -> anyhow::Result<(TeamConfig, Environment)> {
+fn configuration(spec: &NodeSpec) -> anyhow::Result<(TeamConfig, RoleBase, Environment)> {
     let environment = Environment::capture();
     let folder = std::env::current_dir().unwrap_or_default();
     let sources = Sources { environment: environment.clone(), flags: Vec::new(), file: spec.config.clone(), folder };
     let loaded = load(&sources).map_err(|error| anyhow::anyhow!("{}", error.to_api().message))?;
-    Ok((loaded.team, environment))
+    Ok((loaded.team, loaded.role_base, environment))
 }
 
 /// Ready is who is registered and, with a seat, leads (in one node's cluster: this one) and serves.

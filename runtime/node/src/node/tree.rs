@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use amphi_adapters::nats::{NatsAgentMail, NatsBus, SeatHolder, connect_later};
@@ -10,27 +10,24 @@ use amphi_agents::desk::wiring::serve_commands;
 use amphi_agents::mail::MailRoom;
 use amphi_agents::manager::wiring::{serve_deaths, serve_heartbeats, serve_inputs};
 use amphi_agents::manager::{Manager, ManagerArguments};
-use amphi_agents::{
-    AgentRegistry, BusLeaderLink, Desk, DeskArguments, DeskHandle, DeskSettings, Inboxes, Jobs, ManagerHandle, RoleProfile, Specialist,
-    SpecialistArguments,
-};
-use amphi_config::{RoleConfig, TeamConfig};
+use amphi_agents::{BusLeaderLink, Desk, DeskArguments, DeskHandle, DeskSettings, Jobs, ManagerHandle};
+use amphi_config::{RoleFiles, TeamConfig};
 use amphi_coordination::liveness::Periods;
 use amphi_ports::MessageBus;
-use amphi_protocol::ids::{AgentId, Incarnation, NodeId, RoleName};
+use amphi_protocol::ids::{Incarnation, NodeId};
 use amphi_protocol::journal::AgentInfo;
 use amphi_protocol::subjects;
 use amphi_supervisors::{
-    ChildEvent, ChildEventKind, ChildSpec, Intensity, Mailbox, OnExhausted, Supervisor, SupervisorArguments, SupervisorMessage,
-    SupervisorSpec, TreeBoard, nested, no_hook, restart_child,
+    ChildSpec, Intensity, OnExhausted, Supervisor, SupervisorArguments, SupervisorMessage, SupervisorSpec, TreeBoard, no_hook,
 };
 use anyhow::Context as _;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
-use serde_json::{Value, json};
 
+use super::pools::Pools;
 use super::service::service;
+use super::staff::{LiveRoles, Staff, announce};
 use super::world::{SHARD, Seat, World};
 use crate::gateway::Gateway;
 use crate::up::NodeSpec;
@@ -68,9 +65,9 @@ struct Planting<'a> {
     board: Arc<TreeBoard>,
     desk: DeskHandle,
     manager: ManagerHandle,
-    registry: AgentRegistry,
-    inboxes: Inboxes,
     jobs: Arc<Jobs>,
+    pools: Arc<Pools>,
+    roles: Arc<LiveRoles>,
     serving: Arc<AtomicBool>,
 }
 
@@ -79,18 +76,23 @@ impl Tree {
     pub async fn plant(spec: &NodeSpec, life: Life, team: &TeamConfig, world: World) -> anyhow::Result<Self> {
         let desk = DeskHandle::new();
         let jobs = Jobs::new(world.engine.clone(), desk.clone());
+        let board = TreeBoard::new();
+        let pools = Pools::new(spec.node.clone(), board.clone(), jobs.clone(), desk.clone(), &world);
+        let (base, folders) = world.role_files.clone();
+        let table = RoleFiles::new(base, folders).look().unwrap_or_default();
+        announce(&table);
         let planting = Planting {
             spec,
             incarnation: life.incarnation,
             home: life.home,
             team,
             world,
-            board: TreeBoard::new(),
+            board,
             desk: desk.clone(),
             manager: ManagerHandle::default(),
-            registry: AgentRegistry::new(),
-            inboxes: Inboxes::default(),
             jobs,
+            pools,
+            roles: LiveRoles::new(table),
             serving: Arc::default(),
         };
         let arguments = SupervisorArguments { spec: planting.root(), board: planting.board.clone(), on_child_event: no_hook() };
@@ -106,10 +108,11 @@ impl Planting<'_> {
             // The gateway asks the Manager in its own process, so it stands where a seat is.
             children.extend([self.seat(seat), self.inputs_door(), self.heartbeats_door(), self.deaths_door(), self.gateway(seat)]);
         }
-        let (pools, agents) = self.pools();
+        let (pools, agents) = self.first_pools();
         children.push(self.desk(agents));
         children.push(self.commands_door());
         children.extend(pools);
+        children.push(self.staff());
         children.push(self.mail_door());
         let mut root = SupervisorSpec::new(format!("{}/root", self.spec.node), children);
         // The bus may be away for minutes; what depends on it comes and goes without taking the node along.
@@ -230,8 +233,9 @@ impl Planting<'_> {
             journal: seat.journal.clone(),
             join: self.spec.join.clone(),
             output: world.output.clone(),
-            catalog: world.catalog.clone(),
-            roles: Value::Array(self.team.roles.by_name.iter().map(role_view).collect()),
+            tools: world.tools.clone(),
+            fault_tools: world.fault_tools.clone(),
+            roles: self.roles.clone(),
             shard: SHARD,
             serving: self.serving.clone(),
             history: Default::default(),
@@ -258,17 +262,7 @@ impl Planting<'_> {
 
     /// The node's memory of its attempts: a node whose desk died ends, and its next life begins clean.
     fn desk(&self, agents: Vec<AgentInfo>) -> ChildSpec {
-        let supervisors: BTreeMap<AgentId, String> =
-            agents.iter().map(|agent| (agent.agent.clone(), self.pool_name(&agent.role))).collect();
-        let restart_agent = Arc::new(move |agent: &AgentId| {
-            let Some(pool) = supervisors.get(agent).and_then(|name| ActorRef::<SupervisorMessage>::where_is(name.clone())) else { return };
-            let agent = agent.to_string();
-            tokio::spawn(async move {
-                if let Err(error) = restart_child(&pool, &agent, Some(Duration::from_secs(10))).await {
-                    tracing::warn!(%agent, %error, "an agent was not restarted");
-                }
-            });
-        });
+        let (restarting, leaving) = (self.pools.clone(), self.pools.clone());
         let health = &self.team.health;
         let arguments = DeskArguments {
             node: self.node().clone(),
@@ -278,12 +272,13 @@ impl Planting<'_> {
             labels: self.spec.labels.clone(),
             agents,
             shard: SHARD,
-            registry: self.registry.clone(),
+            registry: self.pools.registry.clone(),
             jobs: self.jobs.clone(),
             link: Arc::new(BusLeaderLink::new(self.world.bus.clone(), SHARD, LINK_TIMEOUT)),
             bus: self.world.bus.clone(),
             handle: self.desk.clone(),
-            restart_agent,
+            restart_agent: Arc::new(move |agent| restarting.restart(agent)),
+            agent_left: Arc::new(move |agent| leaving.left(agent)),
             home: self.home.clone(),
             uptime: Arc::new(amphi_adapters::process::uptime),
             settings: DeskSettings {
@@ -320,7 +315,7 @@ impl Planting<'_> {
     /// What other agents say to those of this node. On a connection of its own, as the gateway: a stored message with a malformed header,
     /// which any client can send, ends every connection that reads it.
     fn mail_door(&self) -> ChildSpec {
-        let room = MailRoom::new(self.node().clone(), self.registry.clone(), self.inboxes.clone(), self.world.clock.clone());
+        let room = MailRoom::new(self.node().clone(), self.pools.registry.clone(), self.pools.inboxes.clone(), self.world.clock.clone());
         let (nats, name) = (self.spec.nats.clone(), format!("amphi {} messages", self.node()));
         service(
             self.node().as_str(),
@@ -332,57 +327,28 @@ impl Planting<'_> {
         )
     }
 
-    fn pool_name(&self, role: &RoleName) -> String {
-        format!("{}/pool/{role}", self.node())
-    }
-
     /// One pool per role that this release can run, and all their agents.
-    fn pools(&self) -> (Vec<ChildSpec>, Vec<AgentInfo>) {
-        let mut agents = Vec::new();
-        let pools = self.team.roles.runnable().map(|(role, config)| self.pool(role, config, &mut agents)).collect();
-        (pools, agents)
+    fn first_pools(&self) -> (Vec<ChildSpec>, Vec<AgentInfo>) {
+        let table = self.roles.get();
+        let runnable = table.roles.runnable();
+        let pools = runnable.map(|(role, config)| self.pools.pool(role, config, config.replicas.count(self.spec.capacity)));
+        let (pools, agents): (Vec<ChildSpec>, Vec<Vec<AgentInfo>>) = pools.unzip();
+        (pools, agents.concat())
     }
 
-    fn pool(&self, role: &RoleName, config: &RoleConfig, agents: &mut Vec<AgentInfo>) -> ChildSpec {
-        let profile = RoleProfile::new(role.clone(), config.skills.clone(), config.responsibilities.clone());
-        let catalog = &self.world.catalog;
-        let allowed = catalog.role_tools.get(role).map_or(&[][..], Vec::as_slice);
-        let profile = Arc::new(profile.with_tools(allowed, &catalog.tools));
-        let intensity = Intensity { max: config.restart.max, within: config.restart.within };
-        let children = (1..=config.replicas.count(self.spec.capacity)).map(|number| {
-            let agent = profile.agent_id(self.node(), number).expect("a node, a role and a number make an agent id");
-            agents.push(profile.info(agent.clone()));
-            self.agent(agent, &profile).limited(intensity, OnExhausted::Quarantine)
-        });
-        let mut spec = SupervisorSpec::new(self.pool_name(role), children.collect());
-        spec.intensity = intensity;
-        spec.children_max = 100_000;
-        let desk = self.desk.clone();
-        let hook = Arc::new(move |event: ChildEvent| {
-            let Ok(agent) = AgentId::parse(&event.child) else { return };
-            match event.kind {
-                ChildEventKind::Started { .. } => desk.agent_up(agent, 0),
-                ChildEventKind::Restarted { count, .. } => desk.agent_up(agent, u32::try_from(count).unwrap_or(u32::MAX)),
-                ChildEventKind::Exited { reason, .. } => desk.agent_exited(agent, reason),
-                ChildEventKind::Quarantined { reason } => desk.agent_quarantined(agent, reason),
-            }
-        });
-        nested(format!("pool-{role}"), SupervisorArguments { spec, board: self.board.clone(), on_child_event: hook })
-    }
-
-    fn agent(&self, agent: AgentId, profile: &Arc<RoleProfile>) -> ChildSpec {
-        let mailbox = Arc::new(AtomicU64::new(0));
-        let arguments = SpecialistArguments {
-            agent: agent.clone(),
-            profile: profile.clone(),
-            jobs: self.jobs.clone(),
-            desk: self.desk.clone(),
-            registry: self.registry.clone(),
-            mailbox: mailbox.clone(),
-            inboxes: self.inboxes.clone(),
-            faults: self.world.faults,
-        };
-        ChildSpec::worker(agent.to_string(), move |parent| Specialist::start(arguments.clone(), parent)).mailbox(Mailbox::over(mailbox))
+    /// Who comes and goes later.
+    fn staff(&self) -> ChildSpec {
+        let (pools, roles, gauge) = (self.pools.clone(), self.roles.clone(), self.world.gauge.clone());
+        let (files, capacity, agent_idle) = (self.world.role_files.clone(), self.spec.capacity, self.team.health.agent_idle);
+        service(
+            self.node().as_str(),
+            "staff",
+            Arc::new(move || {
+                let (pools, roles, gauge) = (pools.clone(), roles.clone(), gauge.clone());
+                let files = RoleFiles::new(files.0.clone(), files.1.clone());
+                Box::pin(Staff { pools, roles, files, gauge, capacity, agent_idle }.keep())
+            }),
+        )
     }
 }
 
@@ -402,14 +368,4 @@ async fn receive_mail(room: MailRoom, nats: &str, name: &str) -> anyhow::Result<
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn role_view((name, role): (&RoleName, &RoleConfig)) -> Value {
-    json!({
-        "role": name,
-        "skills": role.skills,
-        "responsibilities": role.responsibilities,
-        "tools": role.tools,
-        "restart": { "max": role.restart.max, "within_ms": millis(role.restart.within) },
-    })
 }

@@ -1,5 +1,7 @@
 //! The adapters of one node, opened in order: connection, journal, stores, engines.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +12,14 @@ use amphi_adapters::nats::{
 use amphi_adapters::process::{ProcessConfig, ProcessEngine};
 use amphi_adapters::tools::{Engines, ToolEngine, tool_names};
 use amphi_adapters::worktree::{GitWorkspaces, WORKTREES_MAX, WorktreeConfig};
-use amphi_config::{Environment, TeamConfig, resolve_secrets};
+use amphi_config::{Environment, RoleBase, TeamConfig, config_folder, resolve_secrets, role_folders};
 use amphi_ports::{Clock, Engine, EventStream, Journal, MessageBus, ObjectStore, TailMemory};
-use amphi_protocol::document::Catalog;
 use amphi_protocol::ids::{ShardId, Timestamp};
 use anyhow::{Context as _, bail};
 use async_nats::Client;
 
 use super::memory::NodeMemory;
+use super::pressure::Gauge;
 use crate::up::NodeSpec;
 
 /// How long a node tries to reach NATS and its streams at the start; after that `up` starts it again.
@@ -46,7 +48,13 @@ pub struct World {
     pub worktrees: Arc<GitWorkspaces>,
     pub clock: Arc<dyn Clock>,
     pub memory: Arc<NodeMemory>,
-    pub catalog: Catalog,
+    /// Names of all tools.
+    pub tools: BTreeSet<String>,
+    /// Those of them that harm an agent on purpose; they are for all roles.
+    pub fault_tools: BTreeSet<String>,
+    /// What role files are laid over, and where they are.
+    pub role_files: (RoleBase, Vec<PathBuf>),
+    pub gauge: Gauge,
     pub faults: bool,
 }
 
@@ -60,14 +68,14 @@ impl Clock for WallClock {
 
 impl World {
     /// Opens everything.
-    pub async fn open(spec: &NodeSpec, team: &TeamConfig, environment: &Environment) -> anyhow::Result<Self> {
-        match tokio::time::timeout(OPEN_WITHIN, Self::try_open(spec, team, environment)).await {
+    pub async fn open(spec: &NodeSpec, team: &TeamConfig, roles: RoleBase, environment: &Environment) -> anyhow::Result<Self> {
+        match tokio::time::timeout(OPEN_WITHIN, Self::try_open(spec, team, roles, environment)).await {
             Ok(opened) => opened,
             Err(_) => bail!("NATS and its streams were not there within {} s", OPEN_WITHIN.as_secs()),
         }
     }
 
-    async fn try_open(spec: &NodeSpec, team: &TeamConfig, environment: &Environment) -> anyhow::Result<Self> {
+    async fn try_open(spec: &NodeSpec, team: &TeamConfig, roles: RoleBase, environment: &Environment) -> anyhow::Result<Self> {
         let client = connect_node(&spec.nats, &format!("amphi {}", spec.node)).await.context("connecting to NATS")?;
         until("the NATS server", || check_server(&client)).await;
         let memory = Arc::new(NodeMemory::open(spec.data.clone(), spec.cluster.clone()));
@@ -91,12 +99,11 @@ impl World {
         let pins = Arc::new(NatsPins::new(&client, 1));
         let worktrees = Arc::new(GitWorkspaces::open(worktrees, engines, output.clone(), pins, &secrets).context("opening the worktrees")?);
         let faults = environment.get("AMPHI_FAULTS") == Some("1");
-        let catalog = Catalog {
-            roles: team.roles.skills_by_role(),
-            tools: tool_names(faults),
-            // What harms an agent on purpose is for all of them.
-            role_tools: team.roles.tools_by_role(&(&tool_names(faults) - &tool_names(false))),
-        };
+        let beside = spec.config.as_deref().and_then(Path::parent).map(Path::to_owned);
+        let beside = beside.unwrap_or_else(|| std::env::current_dir().unwrap_or_default());
+        let user = config_folder(environment);
+        // `up` has one folder for all its nodes.
+        let role_files = (roles, role_folders(user.as_deref(), &beside, spec.data.parent()));
         Ok(Self {
             bus: Arc::new(NatsBus::new(client.clone())),
             seat,
@@ -109,7 +116,10 @@ impl World {
             output,
             mail,
             memory,
-            catalog,
+            tools: tool_names(faults),
+            fault_tools: &tool_names(faults) - &tool_names(false),
+            role_files,
+            gauge: Gauge::new(&team.health, environment),
             faults,
         })
     }
