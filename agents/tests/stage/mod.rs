@@ -404,6 +404,7 @@ pub struct Stage {
     pub desk: DeskHandle,
     pub agents: Vec<AgentId>,
     pub restarted: Arc<Mutex<Vec<AgentId>>>,
+    pub left: Arc<Mutex<Vec<AgentId>>>,
 }
 
 pub const LIFE: Incarnation = Incarnation(1000);
@@ -433,6 +434,8 @@ impl Stage {
         let (desk, registry) = (DeskHandle::new(), AgentRegistry::new());
         let jobs = Jobs::new(engine.clone(), desk.clone());
         let restarted: Arc<Mutex<Vec<AgentId>>> = Arc::default();
+        let left: Arc<Mutex<Vec<AgentId>>> = Arc::default();
+        let leavers = left.clone();
         let restarts = restarted.clone();
         let arguments = DeskArguments {
             node: node.clone(),
@@ -453,7 +456,7 @@ impl Stage {
                 let boot = tokio::time::Instant::now();
                 Arc::new(move || boot.elapsed())
             },
-            agent_left: Arc::new(|_| {}),
+            agent_left: Arc::new(move |agent| leavers.lock().unwrap().push(agent.clone())),
             settings,
         };
         Actor::spawn(None, Desk, arguments).await.unwrap();
@@ -473,7 +476,7 @@ impl Stage {
             restarts: HashMap::new(),
         };
         Actor::spawn(None, TestSupervisor, supervised).await.unwrap();
-        Self { node, engine, leader, bus, desk, agents, restarted }
+        Self { node, engine, leader, bus, desk, agents, restarted, left }
     }
 
     pub fn order(&self, i: u32, agent: usize, tool: &str) -> Order {

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Epoch, Incarnation, IncidentId, NodeId, Resource, SubmitKey, Token};
-use crate::journal::{AgentInfo, AgentLife, AttemptEnd, CancelCause, Next, NodeInfo, Resolution, SegmentRef, SnapshotRef, SpecRef, StaffCause};
+use crate::journal::{
+    AgentInfo, AgentLife, AttemptEnd, CancelCause, Next, NodeInfo, Resolution, SegmentRef, SnapshotRef, SpecRef, StaffCause,
+};
 
 /// What the Manager decided. Each decision changes the state by itself; some have effects after their commit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -100,6 +100,11 @@ impl Backlog {
         Some(place as u64)
     }
 
+    /// How many requests may run. Costs the number of epics that have one.
+    pub fn len(&self) -> usize {
+        self.requests.values().map(BTreeMap::len).sum()
+    }
+
     /// True if nothing may run.
     pub fn is_empty(&self) -> bool {
         self.ring.is_empty()

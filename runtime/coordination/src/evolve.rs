@@ -8,7 +8,9 @@ use std::sync::Arc;
 use amphi_protocol::document::OnFailure;
 use amphi_protocol::event::EventType;
 use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, Incarnation, NodeId, Token};
-use amphi_protocol::journal::{AgentInfo, AgentLife, AttemptEnd, CancelCause, Decision, EpicEnd, IncidentKind, Next, NodeInfo, Outcome, StaffCause};
+use amphi_protocol::journal::{
+    AgentInfo, AgentLife, AttemptEnd, CancelCause, Decision, EpicEnd, IncidentKind, Next, NodeInfo, Outcome, StaffCause,
+};
 use serde_json::Map;
 
 use crate::epic::{Attempt, AttemptPhase, Epic, EpicStatus, InstanceEnd, InstanceState};

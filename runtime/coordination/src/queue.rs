@@ -4,7 +4,7 @@
 //! its cost does not depend on how many tasks wait. Whose request is the best is said by [`Backlog`]: priority, then the epics of that
 //! priority in turn, then age. An epic has one place in the ring of all classes, so that what it asks for does not decide how much it gets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use amphi_protocol::ids::{AgentId, EpicId, NodeId, RoleName};
 use serde::{Deserialize, Serialize};

@@ -106,6 +106,11 @@ impl Cluster {
         }
     }
 
+    /// What an agent works on.
+    pub fn work_of(&self, agent: &AgentId) -> Option<InstanceKey> {
+        self.agents.get(agent)?.busy
+    }
+
     /// An agent leaves its node; false if it has an attempt, or is another node's.
     pub fn dismiss(&mut self, node: &NodeId, agent: &AgentId) -> bool {
         let right = self.agents.get(agent).is_none_or(|known| known.node == *node && known.busy.is_none());

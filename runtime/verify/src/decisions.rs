@@ -93,8 +93,9 @@ impl Checker {
                 self.cluster.hire(node, added);
                 for agent in removed {
                     // Who works is not let go: its attempt would be with nobody.
-                    let idle = self.cluster.dismiss(node, agent);
-                    self.findings.check(Law::S14, &[], idle);
+                    let epic = self.cluster.work_of(agent).map(|(position, _)| self.epics[position].id.clone());
+                    let right = self.cluster.dismiss(node, agent);
+                    self.findings.check(Law::S14, &epic.iter().collect::<Vec<_>>(), right);
                 }
             }
         }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, IncidentId, NodeId};
 use amphi_protocol::journal::{
-    AgentInfo, AgentReport, AttemptNews, AttemptReport, CancelCause, Decision, IncidentKind, Input, NodeInfo, Resolution, StaffReport, Submission,
+    AgentInfo, AgentReport, AttemptNews, AttemptReport, CancelCause, Decision, IncidentKind, Input, NodeInfo, Resolution, StaffReport,
+    Submission,
 };
 
 use crate::decide::{Deciding, Refusal};

@@ -16,7 +16,7 @@ use amphi_protocol::ids::{
 };
 use amphi_protocol::journal::{
     AgentInfo, AttemptEnd, AttemptNews, AttemptReport, Decision, EpicEnd, Input, Next, NodeInfo, Outcome, Record, Retiring, SCHEMA,
-    SegmentRef, SnapshotRef, SpecRef, Submission, Upkeep,
+    SegmentRef, SnapshotRef, SpecRef, StaffCause, StaffReport, Submission, Upkeep,
 };
 use amphi_verify::{ExportHeader, ExportLine};
 use serde_json::{Value, json};
@@ -206,6 +206,17 @@ impl Journal {
     }
 
     /// Accepts an epic and whatever is decided with it.
+    /// Agents come to `node-1` and leave it.
+    pub fn staff(&mut self, added: &[(&str, &str)], removed: &[&str]) {
+        let info =
+            |(id, role): &(&str, &str)| AgentInfo { agent: agent(id), role: RoleName::parse(role).expect("a role"), skills: Vec::new() };
+        let (added, removed): (Vec<_>, Vec<_>) = (added.iter().map(info).collect(), removed.iter().map(|id| agent(id)).collect());
+        let (node, cause) = (node("node-1"), StaffCause::Role);
+        let report =
+            StaffReport { node: node.clone(), incarnation: Incarnation(10), added: added.clone(), removed: removed.clone(), cause };
+        self.commit(Input::Staff(report), vec![Decision::StaffChanged { node, added, removed, cause }]);
+    }
+
     pub fn submit(&mut self, id: &str, spec: Arc<EpicSpec>, also: Vec<Decision>) {
         let project = spec.project.clone();
         let (reference, _) = SpecRef::new(spec);

@@ -53,6 +53,8 @@ pub fn all() -> Vec<(Law, &'static str, Journal)> {
         (Law::S14, "wrong-role", wrong_role()),
         (Law::S14, "missing-skill", missing_skill()),
         (Law::S14, "former-life", former_life()),
+        (Law::S14, "agent-that-left", agent_that_left()),
+        (Law::S14, "dismissed-at-work", dismissed_at_work()),
         (Law::S15, "report-of-another-node", report_of_another_node()),
         (Law::S15, "report-of-a-former-life", report_of_a_former_life()),
         (Law::S18, "cycle", cycle()),
@@ -440,6 +442,22 @@ fn former_life() -> Journal {
     a.incarnation = Incarnation(9);
     journal.commit(Input::Tick, vec![a.assigned()]);
     journal.commit(Input::Tick, vec![a.ended(Outcome::AgentLost, Next::Failed), ended("e", EpicEnd::Failed)]);
+    journal
+}
+
+fn agent_that_left() -> Journal {
+    let mut journal = one_task(json!({}));
+    journal.staff(&[], &[W2]);
+    journal.run("e", 0, W2, over("e"));
+    journal
+}
+
+fn dismissed_at_work() -> Journal {
+    let mut journal = one_task(json!({}));
+    let a = journal.assign("e", 0, W1);
+    journal.start(&a);
+    journal.staff(&[], &[W1]);
+    journal.end(&a, Outcome::Succeeded, Next::Succeeded, over("e"));
     journal
 }
 
