@@ -9,17 +9,19 @@ use amphi_protocol::journal::{AgentInfo, AgentLife, Input, Outcome, StaffCause, 
 use stage::{Stage, attempt};
 
 fn staff(journal: &[Input]) -> Vec<&StaffReport> {
-    let of = |input| match input {
-        Input::Staff(report) => Some(report),
-        _ => None,
-    };
-    journal.iter().filter_map(|input| of(input)).collect()
+    let mut reports = Vec::new();
+    for input in journal {
+        if let Input::Staff(report) = input {
+            reports.push(report);
+        }
+    }
+    reports
 }
 
 async fn until_left(stage: &Stage, agent: &AgentId) {
     stage.leader.until("the leave", |leader| staff(&leader.journal()).iter().any(|report| report.removed.contains(agent))).await;
     stage.until_settled().await;
-    assert_eq!(stage.left.lock().unwrap().as_slice(), [agent.clone()], "its actor may go, once");
+    assert_eq!(*stage.left.lock().unwrap(), vec![agent.clone()], "its actor may go, once");
     assert!(stage.desk.snapshot().await.unwrap().agents.iter().all(|known| known.info.agent != *agent), "the desk has forgotten it");
 }
 

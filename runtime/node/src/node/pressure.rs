@@ -36,7 +36,7 @@ impl Gauge {
                 _ => None,
             };
         }
-        let over = |what: &str, max: f64| some_avg10(&read(&format!("/proc/pressure/{what}"))).is_some_and(|share| share >= max);
+        let over = |what: &str, max: f64| some_avg10(&read(format!("/proc/pressure/{what}"))).is_some_and(|share| share >= max);
         let left = [left_of_machine(&read("/proc/meminfo")), left_of_group(Path::new("/sys/fs/cgroup"))];
         if over("memory", self.memory_max) || left.into_iter().flatten().any(|left| left < MEMORY_LEFT_MIN) {
             return Some(Shortage::Memory);

@@ -137,7 +137,7 @@ impl Staff {
                     Why::TooMany => (StaffCause::Role, true),
                 };
                 // Who was idle longest first; who works last, and then after its work.
-                staying.sort_by(|a, b| b.idle.cmp(&a.idle));
+                staying.sort_by_key(|agent| std::cmp::Reverse(agent.idle));
                 for agent in staying.into_iter().take(fewer as usize) {
                     self.dismiss(agent, cause, for_sure);
                 }
