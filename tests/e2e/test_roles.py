@@ -53,7 +53,7 @@ async def test_a_new_role_is_a_file_and_goes_with_it(c):
         return there if len(there) == count else None
 
     there = await within(lambda: idle(2), "two agents on the node")
-    same({agent["skills"] == ["semgrep", "zap"] for agent in there.values()}, {True})
+    same({"semgrep" in agent["skills"] and "zap" in agent["skills"] for agent in there.values()}, {True})
     same({event["data"]["cause"] for event in staff(c, "SecurityAuditor", "agent.joined")}, {"role"})
     text = (await c.amphi("role", "show", "SecurityAuditor")).exits(0).out
     assert path in text, text
@@ -80,7 +80,7 @@ async def test_a_new_role_is_a_file_and_goes_with_it(c):
 
     async def replaced():
         there = await agents(c, "SecurityAuditor")
-        return there if [agent["skills"] for agent in there.values()] == [["semgrep", "trivy", "zap"]] else None
+        return there if ["trivy" in agent["skills"] for agent in there.values()] == [True] else None
 
     await within(replaced, "one agent with the new skills is there, and nobody else")
 
