@@ -252,6 +252,10 @@ pub(crate) fn attempt(input: &Input) -> Option<&AttemptRef> {
         Input::Lead { .. }
         | Input::Submit(_)
         | Input::CancelEpic { .. }
+        | Input::PauseEpic { .. }
+        | Input::ResumeEpic { .. }
+        | Input::RetryEpic { .. }
+        | Input::SkipTask { .. }
         | Input::CancelTask { .. }
         | Input::RetryTask { .. }
         | Input::ResolveIncident { .. }

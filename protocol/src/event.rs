@@ -77,7 +77,9 @@ event_types! {
     EpicStarted = "epic.started",
     /// A person is needed; data: `reason`.
     EpicWaiting = "epic.waiting",
-    /// It goes on after it had ended or waited.
+    /// Nothing new of it starts; data: `by`.
+    EpicPaused = "epic.paused",
+    /// It goes on after it had ended, waited or been paused.
     EpicResumed = "epic.resumed",
     /// It is over and succeeded.
     EpicSucceeded = "epic.succeeded",
@@ -107,7 +109,7 @@ event_types! {
     TaskReassigned = "task.reassigned",
     /// The run was cancelled; data: `cause`.
     TaskCancelled = "task.cancelled",
-    /// Its condition was false.
+    /// Its condition was false, or somebody left it out; data then: `by`.
     TaskSkipped = "task.skipped",
     /// Its `undo` took it back; data: `exit_code`. All events of such a run have `undo: true` in their data.
     TaskUndone = "task.undone",

@@ -18,7 +18,7 @@ pub struct EpicView {
     pub project: String,
     /// 0 to 4.
     pub priority: u8,
-    /// `running`, `waiting`, `cancelling`, `succeeded`, `failed`, `cancelled`.
+    /// `running`, `waiting`, `paused`, `cancelling`, `succeeded`, `failed`, `cancelled`.
     pub state: String,
     /// It is to be undone, or being undone, before it ends.
     #[serde(default, skip_serializing_if = "is_false")]

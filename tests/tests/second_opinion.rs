@@ -331,7 +331,12 @@ impl World {
         let count = self.specs[&epic].1.instances.len();
         let instances = vec![self.chance.below(count) as u32];
         let undo = self.chance.one_in(2);
-        match self.chance.below(6) {
+        match self.chance.below(11) {
+            6 => self.offer(Input::PauseEpic { epic, by }),
+            7 => self.offer(Input::ResumeEpic { epic, by }),
+            8 => self.offer(Input::SkipTask { epic, instances, by }),
+            9 => self.offer(Input::RetryEpic { epic, from: Vec::new(), by }),
+            10 => self.offer(Input::RetryEpic { epic, from: instances, by }),
             0 => self.offer(Input::CancelEpic { epic, by, undo }),
             1 => self.offer(Input::CancelTask { epic, instances, by }),
             _ => self.offer(Input::RetryTask { epic, instances, by }),
@@ -389,7 +394,15 @@ impl World {
             self.offer(Input::Tick);
             self.report(true);
             self.resolve();
+            self.resume_all();
             self.commit();
+        }
+    }
+
+    fn resume_all(&mut self) {
+        let paused: Vec<EpicId> = self.state.epics().filter(|epic| epic.paused).map(|epic| epic.id.clone()).collect();
+        for epic in paused {
+            self.offer(Input::ResumeEpic { epic, by: "local".into() });
         }
     }
 

@@ -67,6 +67,10 @@ fn may_come_from_outside(input: &Input) -> bool {
     match input {
         Input::Lead { .. } | Input::LoseNode { .. } | Input::Silent { .. } | Input::Tick | Input::Submit(_) | Input::Upkeep(_) => false,
         Input::CancelEpic { .. }
+        | Input::PauseEpic { .. }
+        | Input::ResumeEpic { .. }
+        | Input::RetryEpic { .. }
+        | Input::SkipTask { .. }
         | Input::CancelTask { .. }
         | Input::RetryTask { .. }
         | Input::ResolveIncident { .. }

@@ -48,6 +48,29 @@ pub enum Decision {
         #[serde(default, skip_serializing_if = "is_false")]
         undo: bool,
     },
+    /// Nothing new of the epic starts; what runs goes on.
+    EpicPaused {
+        /// The epic.
+        epic: EpicId,
+        /// Who asked.
+        by: String,
+    },
+    /// A paused epic goes on.
+    EpicResumed {
+        /// The epic.
+        epic: EpicId,
+        /// Who asked.
+        by: String,
+    },
+    /// Instances that had not started are left out, on somebody's word.
+    InstancesSkipped {
+        /// The epic.
+        epic: EpicId,
+        /// The instances.
+        instances: Vec<u32>,
+        /// Who asked.
+        by: String,
+    },
     /// Everything of the epic has ended, and an instance that succeeded is taken back: a new run of it does its `undo`.
     UndoStarted {
         /// The epic.

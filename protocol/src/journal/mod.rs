@@ -154,6 +154,39 @@ pub enum Input {
         #[serde(default, skip_serializing_if = "is_false")]
         undo: bool,
     },
+    /// A client wants nothing new of an epic to start.
+    PauseEpic {
+        /// The epic.
+        epic: EpicId,
+        /// Who asked.
+        by: String,
+    },
+    /// A client wants a paused epic to go on.
+    ResumeEpic {
+        /// The epic.
+        epic: EpicId,
+        /// Who asked.
+        by: String,
+    },
+    /// A client wants new runs of an epic that has ended or stops.
+    RetryEpic {
+        /// The epic.
+        epic: EpicId,
+        /// Instances that run again with everything that comes after them; empty: whatever did not end well.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        from: Vec<u32>,
+        /// Who asked.
+        by: String,
+    },
+    /// A client wants one task (all its instances, or one) left out.
+    SkipTask {
+        /// The epic.
+        epic: EpicId,
+        /// Its instances.
+        instances: Vec<u32>,
+        /// Who asked.
+        by: String,
+    },
     /// A client cancels one task (all its instances, or one).
     CancelTask {
         /// The epic.

@@ -148,6 +148,7 @@ impl History {
             EventType::EpicFailed => self.state = "failed",
             EventType::EpicCancelled => self.state = "cancelled",
             EventType::EpicWaiting => self.state = "waiting",
+            EventType::EpicPaused => self.state = "paused",
             _ => self.state = "running",
         }
     }

@@ -42,7 +42,7 @@ pub const OVERHEAD_GOAL: f64 = 0.05;
 pub struct EpicReport {
     /// The epic.
     pub epic: EpicId,
-    /// `running`, `waiting`, `succeeded`, `failed`, `cancelled`, as its last event says.
+    /// `running`, `waiting`, `paused`, `succeeded`, `failed`, `cancelled`, as its last event says.
     pub state: String,
     /// When it was submitted, RFC 3339.
     pub submitted_at: String,

@@ -59,6 +59,9 @@ pub struct Epic {
     pub unknown: u32,
     /// Its place among the epics that wait for agents.
     pub turn: Turn,
+    /// Nothing new of it starts.
+    #[serde(default)]
+    pub paused: bool,
     /// Once everything has ended, what succeeded is undone before the epic ends.
     #[serde(default)]
     pub undo_wanted: bool,
@@ -285,6 +288,7 @@ impl Epic {
             pending: 0,
             unknown: 0,
             turn,
+            paused: false,
             undo_wanted: false,
             undoing: None,
             undo_order: Vec::new(),

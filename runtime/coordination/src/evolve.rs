@@ -50,9 +50,18 @@ impl State {
             Decision::EpicCancelling { epic, undo, .. } => {
                 let known = self.epic_mut(epic);
                 known.status = EpicStatus::Cancelling;
+                // What is left of it is to end, and an undo has to run for that.
+                known.paused = false;
                 known.undo_wanted |= *undo;
                 self.cut_off(epic, true, sink);
                 self.due.touched.insert(epic.clone());
+            }
+            Decision::EpicPaused { epic, by } => self.epic_paused(epic, by, sink),
+            Decision::EpicResumed { epic, by } => self.epic_resumed(epic, by, sink),
+            Decision::InstancesSkipped { epic, instances, .. } => {
+                for &i in instances {
+                    self.end_instance(epic, i, InstanceEnd::Skipped, sink);
+                }
             }
             Decision::UndoStarted { epic, i, run } => self.undo_started(epic, *i, *run, sink),
             Decision::EpicEnded { epic, state } => self.epic_ended(epic, *state, sink),
@@ -129,6 +138,7 @@ impl State {
         let now = self.now;
         let epic = self.epic_mut(id);
         epic.status = EpicStatus::Ended(end);
+        epic.paused = false;
         epic.ended_at = Some(now);
         let kind = match end {
             EpicEnd::Succeeded => EventType::EpicSucceeded,

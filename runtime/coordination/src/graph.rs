@@ -273,14 +273,16 @@ impl State {
         epic.instances[i as usize].state = InstanceState::Ready { order, since };
         epic.pending += 1;
         let locks = epic.locks(i);
-        let (rank, turn) = (epic.rank(i, order), epic.turn);
+        let (rank, turn, paused) = (epic.rank(i, order), epic.turn, epic.paused);
         let demand = Demand::of(epic.spec_of(i));
         self.instance_event(sink, EventType::TaskReady, (id, i), Map::new());
         let class = self.queue.class(demand, &self.fleet);
         if locks.is_empty() {
-            self.queue.classes[class].runnable.insert(rank, turn, id, i);
+            if !paused {
+                self.queue.classes[class].runnable.insert(rank, turn, id, i);
+            }
         } else {
-            let parked = !self.queue.classes[class].servable;
+            let parked = paused || !self.queue.classes[class].servable;
             self.queue.classes[class].locking.insert(order);
             self.locks.join(order, (id.clone(), i), since, locks, parked);
             if self.locks.is_grantable(order) {
@@ -334,7 +336,8 @@ impl State {
             let servable = self.queue.classes[class].servable;
             for order in self.queue.classes[class].locking.clone() {
                 self.visited += 1;
-                let changes = if servable { self.locks.unpark(order) } else { self.locks.park(order) };
+                let paused = self.locks.owner(order).is_some_and(|(id, _)| self.epics[id].paused);
+                let changes = if servable && !paused { self.locks.unpark(order) } else { self.locks.park(order) };
                 self.follow(changes);
                 if !servable && let Some((id, i)) = self.locks.owner(order) {
                     let epic = &self.epics[id];
@@ -454,6 +457,7 @@ impl crate::epic::Epic {
 /// What an instance that is ready waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WaitReason {
+    Paused,
     Lock,
     NoAgent,
     Capacity,
@@ -462,6 +466,7 @@ pub(crate) enum WaitReason {
 impl WaitReason {
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Paused => "paused",
             Self::Lock => "lock",
             Self::NoAgent => "no_agent",
             Self::Capacity => "capacity",
@@ -474,6 +479,9 @@ impl State {
     pub(crate) fn reason_of(&self, id: &EpicId, i: u32) -> Option<WaitReason> {
         let epic = self.epics.get(id)?;
         let InstanceState::Ready { order, .. } = epic.instances[i as usize].state else { return None };
+        if epic.paused {
+            return Some(WaitReason::Paused);
+        }
         let task = epic.spec_of(i);
         let class = &self.queue.classes[self.queue.find(&Demand::of(task))?];
         if !class.servable {

@@ -21,6 +21,7 @@ pub mod liveness;
 mod locks;
 mod messages;
 pub mod mutants;
+mod pause;
 mod queue;
 mod retry;
 pub mod seat;

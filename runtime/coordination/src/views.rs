@@ -211,7 +211,7 @@ impl State {
         match &epic.instances[i as usize].state {
             InstanceState::Blocked => "blocked",
             InstanceState::Ready { .. } => match self.reason_of(&epic.id, i) {
-                Some(WaitReason::Lock | WaitReason::NoAgent) => "waiting",
+                Some(WaitReason::Paused | WaitReason::Lock | WaitReason::NoAgent) => "waiting",
                 Some(WaitReason::Capacity) | None => "ready",
             },
             InstanceState::Open(attempt) if attempt.phase == AttemptPhase::Started => "running",
@@ -269,6 +269,7 @@ impl State {
 /// The public word for an epic's state.
 pub fn epic_state(epic: &Epic) -> &'static str {
     match epic.status {
+        EpicStatus::Running if epic.paused => "paused",
         EpicStatus::Running if epic.needs_person() => "waiting",
         EpicStatus::Running => "running",
         EpicStatus::Cancelling if epic.needs_person() => "waiting",

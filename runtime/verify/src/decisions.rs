@@ -27,10 +27,18 @@ impl Checker {
             }),
             Decision::EpicCancelling { epic, undo, .. } => self.with_epic(epic, |checker, position| {
                 checker.epics[position].cancelling = true;
+                checker.epics[position].paused = false;
                 checker.epics[position].undo_wanted |= undo;
                 let shift = checker.epics[position].cancel_unstarted(true);
                 checker.take_shift(position, shift);
             }),
+            Decision::EpicPaused { epic, .. } => self.with_epic(epic, |checker, position| checker.epics[position].paused = true),
+            Decision::EpicResumed { epic, .. } => self.with_epic(epic, |checker, position| checker.epics[position].paused = false),
+            Decision::InstancesSkipped { epic, instances, .. } => {
+                for i in instances {
+                    self.on_instance(epic, *i, Self::skip_instance)?;
+                }
+            }
             Decision::UndoStarted { epic, i, run } => self.on_instance(epic, *i, |checker, key| checker.start_undo(key, *run))?,
             Decision::EpicEnded { epic, state } => self.with_epic(epic, |checker, position| checker.end_epic(position, *state)),
             Decision::ConditionDecided { epic, task, runs, error } => self.decide_condition(epic, *task, *runs, error.is_some())?,
@@ -145,7 +153,7 @@ impl Checker {
         if epic.has_unfinished() || lied || epic.owes_undo() {
             self.findings.check(Law::L2, &[&epic.id], false);
         }
-        epic.ended = Some(state);
+        (epic.ended, epic.paused) = (Some(state), false);
     }
 
     /// S6: a condition is decided when everything before has ended, and `failure()` runs only if something failed.
@@ -292,6 +300,16 @@ impl Checker {
                 self.give_back(key);
                 self.settle(key, How::Cancelled);
             }
+        }
+    }
+
+    /// S5: only what has not started can be left out.
+    fn skip_instance(&mut self, key: InstanceKey) {
+        let epic = &self.epics[key.0];
+        let instance = &epic.instances[key.1 as usize];
+        let waits = matches!(instance.stage, Stage::Idle | Stage::Backoff) && !instance.undo;
+        if self.findings.check(Law::S5, &[&epic.id], waits || epic.unsure) && waits {
+            self.settle(key, How::Skipped);
         }
     }
 

@@ -35,6 +35,10 @@ impl Checker {
         if !undo && (epic.has_needs(task) || !epic.may_start(task)) {
             self.findings.check(Law::S6, &[&id], epic.may_start(task) || epic.unsure);
         }
+        // Nothing new of a paused epic starts.
+        if epic.paused {
+            self.findings.check(Law::S6, &[&id], false);
+        }
         let wanted = epic.task_of(i);
         let fits = self.cluster.may_run(grant.agent, grant.node, grant.incarnation, wanted);
         self.findings.check(Law::S14, &[&id], fits);
@@ -95,7 +99,7 @@ impl Checker {
     fn could_have_been_served(&self, (position, i): InstanceKey) -> bool {
         let epic = &self.epics[position];
         let task = epic.task_of(i);
-        let held_back = task.max_parallel.is_some() || epic.stopping || epic.cancelling || epic.unsure;
+        let held_back = task.max_parallel.is_some() || epic.stopping || epic.cancelling || epic.paused || epic.unsure;
         !held_back && self.cluster.somebody_lives_for(task)
     }
 

@@ -127,6 +127,7 @@ pub(crate) struct EpicModel {
     phases: Vec<PhaseModel>,
     pub stopping: bool,
     pub cancelling: bool,
+    pub paused: bool,
     pub ended: Option<EpicEnd>,
     /// What succeeded and is to be taken back before the epic ends, in the order in which it ended.
     pub completed: Vec<u32>,
@@ -164,6 +165,7 @@ impl EpicModel {
             plan,
             stopping: false,
             cancelling: false,
+            paused: false,
             ended: None,
             completed: Vec::new(),
             undo_wanted: false,

@@ -35,6 +35,10 @@ impl Checker {
             Input::Lead { .. }
             | Input::Submit(_)
             | Input::CancelEpic { .. }
+            | Input::PauseEpic { .. }
+            | Input::ResumeEpic { .. }
+            | Input::RetryEpic { .. }
+            | Input::SkipTask { .. }
             | Input::CancelTask { .. }
             | Input::RetryTask { .. }
             | Input::ResolveIncident { .. }

@@ -58,6 +58,7 @@ impl World {
         let pause = self.rng.between(30, 400);
         self.after(pause, Event::ClientActs);
         self.person_answers();
+        self.person_resumes();
         let open: Vec<usize> = (0..self.clients.sent.len()).filter(|sent| self.clients.sent[*sent].epic.is_none()).collect();
         if let Some(again) = open.first()
             && (self.clients.stopped || self.rng.chance(40))
@@ -141,7 +142,13 @@ impl World {
             return;
         }
         let (epic, failed) = self.rng.pick(&epics).clone();
-        let input = match self.rng.below(10) {
+        let some = vec![self.rng.below(6) as u32];
+        let input = match self.rng.below(16) {
+            10..12 => Input::PauseEpic { epic, by },
+            12 => Input::ResumeEpic { epic, by },
+            13 => Input::SkipTask { epic, instances: some, by },
+            14 => Input::RetryEpic { epic, from: Vec::new(), by },
+            15 => Input::RetryEpic { epic, from: some, by },
             0..2 => Input::CancelEpic { epic, by, undo: self.rng.chance(50) },
             2..5 => Input::CancelTask { epic, instances: vec![self.rng.below(6) as u32], by },
             5..9 if !failed.is_empty() => Input::RetryTask { epic, instances: vec![*self.rng.pick(&failed)], by },
@@ -156,6 +163,14 @@ impl World {
         let Some(incident) = self.open_incident().filter(|_| answers) else { return };
         let resolution = *self.rng.pick(&[Resolution::Succeeded, Resolution::Failed, Resolution::NotStarted]);
         self.request(Purpose::Other, Input::ResolveIncident { incident, resolution, by: "person".to_owned() });
+    }
+
+    /// Whoever pauses resumes, at the latest when there are no faults any more.
+    fn person_resumes(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let paused = leader.seat.state().epics().find(|epic| epic.paused).map(|epic| epic.id.clone());
+        let Some(epic) = paused.filter(|_| !self.faults || self.rng.chance(15)) else { return };
+        self.request(Purpose::Other, Input::ResumeEpic { epic, by: "person".to_owned() });
     }
 
     fn open_incident(&mut self) -> Option<IncidentId> {

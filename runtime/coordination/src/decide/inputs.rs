@@ -28,6 +28,10 @@ impl Deciding<'_> {
             }
             Input::Submit(submission) => self.submit(submission),
             Input::CancelEpic { epic, by, undo } => self.cancel_epic(epic, by, *undo),
+            Input::PauseEpic { epic, by } => self.pause_epic(epic, by),
+            Input::ResumeEpic { epic, by } => self.resume_epic(epic, by),
+            Input::RetryEpic { epic, from, by } => self.retry_epic(epic, from, by),
+            Input::SkipTask { epic, instances, by } => self.skip_instances(epic, instances, by),
             Input::CancelTask { epic, instances, .. } => self.cancel_task(epic, instances),
             Input::RetryTask { epic, instances, by } => self.retry_task(epic, instances, by),
             Input::ResolveIncident { incident, resolution, by } => self.resolve(incident, *resolution, by),
@@ -108,6 +112,31 @@ impl Deciding<'_> {
         for incident in unknown {
             self.put(Decision::IncidentResolved { incident, resolution: Resolution::Failed, by: by.to_owned() });
         }
+        Ok(())
+    }
+
+    fn pause_epic(&mut self, id: &EpicId, by: &str) -> Result<(), Refusal> {
+        let epic = self.state.known(id)?;
+        match epic.status {
+            EpicStatus::Running if epic.paused => return Err(conflict(format!("epic {id} is paused already"))),
+            EpicStatus::Running => {}
+            EpicStatus::Cancelling => return Err(conflict(format!("epic {id} is being cancelled"))),
+            EpicStatus::Ended(_) => return Err(conflict(format!("epic {id} has ended"))),
+        }
+        self.put(Decision::EpicPaused { epic: id.clone(), by: by.to_owned() });
+        Ok(())
+    }
+
+    fn resume_epic(&mut self, id: &EpicId, by: &str) -> Result<(), Refusal> {
+        let epic = self.state.known(id)?;
+        if epic.is_ended() {
+            let hint = "`amphi epic retry` opens new runs of what did not end well";
+            return Err(Refusal::error(ErrorCode::StateConflict, format!("epic {id} has ended"), hint));
+        }
+        if !epic.paused {
+            return Err(conflict(format!("epic {id} is not paused")));
+        }
+        self.put(Decision::EpicResumed { epic: id.clone(), by: by.to_owned() });
         Ok(())
     }
 

@@ -28,6 +28,99 @@ impl Deciding<'_> {
     }
 }
 
+impl Deciding<'_> {
+    /// New runs of whatever did not end well, or of `from` and all that comes after it.
+    pub(super) fn retry_epic(&mut self, id: &EpicId, from: &[u32], by: &str) -> Result<(), Refusal> {
+        let epic = self.state.known(id)?;
+        may_reopen(epic)?;
+        if !epic.is_ended() && !epic.stopping {
+            let hint = "`amphi task retry EPIC/TASK` is for a single task of an epic that runs";
+            return Err(Refusal::error(ErrorCode::StateConflict, format!("epic {id} runs, and no task of it has failed for good"), hint));
+        }
+        let chosen = if from.is_empty() { not_well(epic) } else { after(epic, from)? };
+        let again = with_consequences(epic, &chosen);
+        if again.is_empty() {
+            let hint = "`amphi epic retry --from TASK` runs a task and all that comes after it again";
+            return Err(Refusal::error(ErrorCode::StateConflict, format!("everything of epic {id} has ended well"), hint));
+        }
+        self.put(Decision::Reopened { epic: id.clone(), instances: again, by: by.to_owned() });
+        Ok(())
+    }
+
+    /// Leaves instances out that have not started. One that has ended without success gets a new run, which is left out.
+    pub(super) fn skip_instances(&mut self, id: &EpicId, instances: &[u32], by: &str) -> Result<(), Refusal> {
+        let epic = self.state.known(id)?;
+        let refuse = |message: String, hint: &str| Err(Refusal::error(ErrorCode::StateConflict, message, hint));
+        let (mut waiting, mut again) = (Vec::new(), Vec::new());
+        for &i in instances {
+            let Some(instance) = epic.instances.get(i as usize) else {
+                return Err(Refusal::Error(ApiError::new(ErrorCode::TaskNotFound, format!("epic {id} has no such task"))));
+            };
+            match instance.state {
+                _ if instance.undo && !instance.state.is_ended() => {
+                    return refuse(format!("{} is being undone", epic.key(i)), "`amphi task cancel` ends an undo that hangs");
+                }
+                InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } => waiting.push(i),
+                InstanceState::Open(_) => {
+                    return refuse(format!("{} runs", epic.key(i)), "`amphi task cancel` ends it; then it can be skipped");
+                }
+                InstanceState::Unknown { .. } => {
+                    return refuse(format!("nobody knows how {} ended", epic.key(i)), "answer with `amphi incident resolve` first");
+                }
+                InstanceState::Ended(InstanceEnd::CutOff) => {
+                    let message = format!("{} was cut off by what it needs", epic.key(i));
+                    return refuse(message, "skip or retry what failed before it; then it runs by itself");
+                }
+                InstanceState::Ended(InstanceEnd::Failed | InstanceEnd::Cancelled | InstanceEnd::Undone) => again.push(i),
+                InstanceState::Ended(InstanceEnd::Succeeded | InstanceEnd::Skipped) => {}
+            }
+        }
+        if waiting.is_empty() && again.is_empty() {
+            return refuse("the task has ended well".to_owned(), "only what has not started, or did not end well, can be skipped");
+        }
+        if !again.is_empty() {
+            may_reopen(epic)?;
+            let reopened = with_consequences(epic, &again);
+            self.put(Decision::Reopened { epic: id.clone(), instances: reopened, by: by.to_owned() });
+        }
+        // What it needs may have cut the new run off already.
+        let epic = &self.state.epics[id];
+        waiting.extend(again.into_iter().filter(|&i| !epic.instances[i as usize].state.is_ended()));
+        waiting.sort_unstable();
+        waiting.dedup();
+        if !waiting.is_empty() {
+            self.put(Decision::InstancesSkipped { epic: id.clone(), instances: waiting, by: by.to_owned() });
+        }
+        Ok(())
+    }
+}
+
+/// What failed or was cancelled; what was undone follows by itself.
+fn not_well(epic: &Epic) -> Vec<u32> {
+    let failed = |state: &InstanceState| matches!(state, InstanceState::Ended(InstanceEnd::Failed | InstanceEnd::Cancelled));
+    (0u32..).zip(&epic.instances).filter(|(_, instance)| failed(&instance.state)).map(|(i, _)| i).collect()
+}
+
+/// The instances `from` and all instances of the tasks after theirs; all must have ended.
+fn after(epic: &Epic, from: &[u32]) -> Result<Vec<u32>, Refusal> {
+    if from.iter().any(|&i| i as usize >= epic.instances.len()) {
+        return Err(Refusal::Error(ApiError::new(ErrorCode::TaskNotFound, format!("epic {} has no such task", epic.id))));
+    }
+    let tasks: Vec<u32> = from.iter().map(|&i| epic.task_of(i)).collect();
+    let mut chosen = from.to_vec();
+    for task in descendants(epic, &tasks) {
+        let planned = &epic.plan.tasks[task as usize];
+        chosen.extend(planned.first..planned.first + planned.count);
+    }
+    match chosen.iter().find(|i| !epic.instances[**i as usize].state.is_ended()) {
+        Some(&open) => {
+            let hint = "wait for it, or end it with `amphi task cancel`";
+            Err(Refusal::error(ErrorCode::StateConflict, format!("{} has not ended", epic.key(open)), hint))
+        }
+        None => Ok(chosen),
+    }
+}
+
 fn may_reopen(epic: &Epic) -> Result<(), Refusal> {
     if epic.undoing.is_some() {
         let hint = "retry it when it has ended; what was undone is run again then";

@@ -50,7 +50,9 @@ pub(super) fn check(state: &State) -> Result<(), Violation> {
         if !request.locks.is_empty() {
             locking[request.class].insert(request.order);
         }
-        if request.locks.is_empty() || (!parked && first) {
+        // Nothing new of a paused epic starts.
+        let paused = state.epics[&request.who.0].paused;
+        if !paused && (request.locks.is_empty() || (!parked && first)) {
             let (id, i) = request.who;
             let place = (request.priority, state.epics[&id].turn);
             runnable[request.class].entry(place).or_insert_with(|| (id, BTreeMap::new())).1.insert(request.order, i);
@@ -104,7 +106,7 @@ fn collect(state: &State) -> Result<(Vec<Request>, Expected), Violation> {
                         return Err(Violation { law: "kept", words: format!("{} is ready and in no class", epic.attempt_ref(i)) });
                     };
                     let locks = epic.locks(i);
-                    if state.queue.classes[class].servable {
+                    if state.queue.classes[class].servable && !epic.paused {
                         for (key, mode) in &locks {
                             expected.waiting.entry(key.clone()).or_default().insert(*order, *mode);
                         }

@@ -42,6 +42,10 @@ impl State {
                 Some((epic, blocker))
             }
             InstanceState::Ready { order, .. } => match self.reason_of(&epic.id, i)? {
+                WaitReason::Paused => {
+                    waits.push(plain("paused", epic.id.to_string()));
+                    None
+                }
                 WaitReason::Lock => self.lock_wait(*order, lease_left, waits),
                 WaitReason::NoAgent => {
                     waits.push(plain("no_agent", demand_text(epic, i)));

@@ -39,6 +39,12 @@ pub enum EpicCommand {
     Report(epic_report::ReportArgs),
     /// The journal of an epic as NDJSON, for `verify --journal`
     Export(ExportArgs),
+    /// Let nothing new of an epic start; what runs goes on
+    Pause(IdArgs),
+    /// Let a paused epic go on
+    Resume(IdArgs),
+    /// Open new runs of what did not end well, or of a task and all that comes after it
+    Retry(RetryArgs),
     /// Cancel an epic; its processes end
     Cancel(CancelArgs),
 }
@@ -98,6 +104,16 @@ pub struct ExportArgs {
     output: Option<PathBuf>,
 }
 
+/// `epic retry`.
+#[derive(Debug, Args)]
+pub struct RetryArgs {
+    #[command(flatten)]
+    id: IdArgs,
+    /// Run this task and everything after it again, also what succeeded
+    #[arg(long, value_name = "TASK")]
+    from: Option<String>,
+}
+
 /// `epic cancel`.
 #[derive(Debug, Args)]
 pub struct CancelArgs {
@@ -122,6 +138,12 @@ pub async fn epic(global: &Global, screen: Screen, command: EpicCommand) -> Resu
         EpicCommand::Report(args) => epic_report::report(global, screen, &args).await,
         EpicCommand::Export(args) => {
             journal_file::export(&Client::connect(global).await?, screen, &args.id.id, args.output.as_deref()).await
+        }
+        EpicCommand::Pause(args) => change(global, screen, ("epic.pause", json!({ "epic": args.id })), "is paused").await,
+        EpicCommand::Resume(args) => change(global, screen, ("epic.resume", json!({ "epic": args.id })), "goes on").await,
+        EpicCommand::Retry(args) => {
+            let body = json!({ "epic": args.id.id, "from": args.from });
+            change(global, screen, ("epic.retry", body), "is tried again").await
         }
         EpicCommand::Cancel(args) => cancel(global, screen, &args).await,
     }
@@ -294,6 +316,12 @@ async fn verify(global: &Global, screen: Screen, args: VerifyArgs) -> Result<u8,
     };
     screen.show(&verdict, verdict::verdict_text)?;
     Ok(if verdict["ok"] == Value::Bool(true) { exit::OK } else { exit::FAILED })
+}
+
+async fn change(global: &Global, screen: Screen, (endpoint, body): (&str, Value), done: &str) -> Result<u8, Failure> {
+    let reply = ask_epic(&Client::connect(global).await?, endpoint, &body).await?;
+    screen.show(&reply, |reply, _| format!("{} {done}\n", text_of(reply, "epic")))?;
+    Ok(exit::OK)
 }
 
 async fn cancel(global: &Global, screen: Screen, args: &CancelArgs) -> Result<u8, Failure> {

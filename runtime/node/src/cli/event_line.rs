@@ -52,6 +52,7 @@ fn mark(kind: &str) -> (&'static str, Paint) {
         "task.started" | "epic.started" | "epic.resumed" => ("▶", Paint::Busy),
         "task.retrying" | "task.reassigned" | "agent.restarted" | "task.stuck" | "lock.expired" => ("↻", Paint::Warn),
         "epic.cancelled" | "task.cancelled" => ("⊘", Paint::Warn),
+        "epic.paused" => ("⏸", Paint::Warn),
         "epic.waiting" | "incident.opened" | "task.unknown" => ("☝", Paint::Warn),
         "task.waiting" => ("◌", Paint::Dim),
         "task.skipped" => ("↷", Paint::Dim),

@@ -23,6 +23,8 @@ pub enum TaskCommand {
     Logs(LogsArgs),
     /// Open a new run of an ended task, and of what was cancelled because of it
     Retry(TaskArgs),
+    /// Leave out a task that has not started or did not end well; what needs it goes on
+    Skip(TaskArgs),
     /// Cancel a task; its processes end
     Cancel(TaskArgs),
 }
@@ -59,6 +61,7 @@ pub async fn task(global: &Global, screen: Screen, command: TaskCommand) -> Resu
         }
         TaskCommand::Logs(args) => logs(global, screen, args).await,
         TaskCommand::Retry(args) => change(global, screen, "task.retry", &args.task, "is tried again").await,
+        TaskCommand::Skip(args) => change(global, screen, "task.skip", &args.task, "is skipped").await,
         TaskCommand::Cancel(args) => change(global, screen, "task.cancel", &args.task, "is being cancelled").await,
     }
 }

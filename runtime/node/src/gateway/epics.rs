@@ -11,6 +11,7 @@ use amphi_protocol::journal::Input;
 use serde_json::{Value, json};
 
 use super::request::{PAGE_MAX, Request};
+use super::tasks::instances;
 use super::{Answer, Gateway, shape};
 
 /// `epic.get`.
@@ -42,6 +43,29 @@ pub async fn cancel(gateway: Arc<Gateway>, request: Request) -> Answer {
     let epic = fields.epic()?;
     let undo = fields.flag("undo")?;
     take(&gateway, Input::CancelEpic { epic: epic.clone(), by: request.by, undo }, json!({ "epic": epic })).await
+}
+
+/// `epic.pause`.
+pub async fn pause(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let epic = request.fields()?.epic()?;
+    take(&gateway, Input::PauseEpic { epic: epic.clone(), by: request.by }, json!({ "epic": epic })).await
+}
+
+/// `epic.resume`.
+pub async fn resume(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let epic = request.fields()?.epic()?;
+    take(&gateway, Input::ResumeEpic { epic: epic.clone(), by: request.by }, json!({ "epic": epic })).await
+}
+
+/// `epic.retry`: of what did not end well, or of the task `from` and all that comes after it.
+pub async fn retry(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let fields = request.fields()?;
+    let epic = fields.epic()?;
+    let from = match fields.text_if_any("from")? {
+        Some(task) => instances(&gateway, &epic, task).await?,
+        None => Vec::new(),
+    };
+    take(&gateway, Input::RetryEpic { epic: epic.clone(), from, by: request.by }, json!({ "epic": epic })).await
 }
 
 /// Hands an input over; on success answers `reply` with the commit's epoch and index.

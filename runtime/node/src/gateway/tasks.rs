@@ -69,15 +69,22 @@ pub async fn why(gateway: Arc<Gateway>, request: Request) -> Answer {
 
 /// `task.cancel`.
 pub async fn cancel(gateway: Arc<Gateway>, request: Request) -> Answer {
-    let (epic, task, instances) = instances(&gateway, &request).await?;
+    let (epic, task, instances) = named(&gateway, &request).await?;
     let input = Input::CancelTask { epic: epic.clone(), instances, by: request.by };
     take(&gateway, input, json!({ "epic": epic, "task": task })).await
 }
 
 /// `task.retry`.
 pub async fn retry(gateway: Arc<Gateway>, request: Request) -> Answer {
-    let (epic, task, instances) = instances(&gateway, &request).await?;
+    let (epic, task, instances) = named(&gateway, &request).await?;
     let input = Input::RetryTask { epic: epic.clone(), instances, by: request.by };
+    take(&gateway, input, json!({ "epic": epic, "task": task })).await
+}
+
+/// `task.skip`.
+pub async fn skip(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let (epic, task, instances) = named(&gateway, &request).await?;
+    let input = Input::SkipTask { epic: epic.clone(), instances, by: request.by };
     take(&gateway, input, json!({ "epic": epic, "task": task })).await
 }
 
@@ -120,15 +127,21 @@ pub async fn logs(gateway: Arc<Gateway>, request: Request) -> Answer {
     Ok(json!({ "epic": epic, "task": task, "run": run, "attempt": attempt, "chunks": page, "truncated": truncated, "next": next }))
 }
 
-async fn instances(gateway: &Gateway, request: &Request) -> Result<(EpicId, String, Vec<u32>), ApiError> {
+async fn named(gateway: &Gateway, request: &Request) -> Result<(EpicId, String, Vec<u32>), ApiError> {
     let fields = request.fields()?;
     let (epic, task) = (fields.epic()?, fields.task()?.to_owned());
-    let (id, key) = (epic.clone(), task.clone());
+    let instances = instances(gateway, &epic, &task).await?;
+    Ok((epic, task, instances))
+}
+
+/// The instances that users mean by `t` or `t[i]`.
+pub async fn instances(gateway: &Gateway, epic: &EpicId, task: &str) -> Result<Vec<u32>, ApiError> {
+    let (id, key) = (epic.clone(), task.to_owned());
     let (known, instances) = gateway.manager.read(move |at| (at.state.epic(&id).is_some(), at.state.instances(&id, &key))).await?;
     match (known, instances.is_empty()) {
-        (false, _) => Err(not_found(&epic)),
-        (true, true) => Err(task_not_found(&epic, &task)),
-        (true, false) => Ok((epic, task, instances)),
+        (false, _) => Err(not_found(epic)),
+        (true, true) => Err(task_not_found(epic, task)),
+        (true, false) => Ok(instances),
     }
 }
 

@@ -22,6 +22,8 @@ pub fn all() -> Vec<(&'static str, Journal)> {
         ("failure-always", failure_always()),
         ("undo", undo()),
         ("cancel-undo", cancel_undo()),
+        ("paused", paused()),
+        ("skipped", skipped()),
         ("node-loss", node_loss()),
         ("claim", claim()),
         ("unknown-outcome", unknown_outcome((1, 2))),
@@ -323,6 +325,60 @@ fn cancel_undo() -> Journal {
     journal.end(&third, Outcome::Succeeded, Next::Succeeded, vec![last.assigned()]);
     journal.start(&last);
     journal.end(&last, Outcome::Succeeded, Next::Succeeded, vec![ended("back", EpicEnd::Succeeded)]);
+    journal
+}
+
+pub fn pause(journal: &mut Journal, id: &str) {
+    let by = "local".to_owned();
+    journal.commit(Input::PauseEpic { epic: epic(id), by: by.clone() }, vec![Decision::EpicPaused { epic: epic(id), by }]);
+}
+
+pub fn resume(journal: &mut Journal, id: &str, also: Vec<Decision>) {
+    let by = "local".to_owned();
+    let resumed = Decision::EpicResumed { epic: epic(id), by: by.clone() };
+    journal.commit(Input::ResumeEpic { epic: epic(id), by }, [vec![resumed], also].concat());
+}
+
+/// While an epic is paused what runs goes on, and its waiting request holds up nobody.
+fn paused() -> Journal {
+    let mut journal = Journal::with_workers(2);
+    let tasks = vec![task("a", json!({"locks": {"write": ["db"]}})), task("b", json!({"locks": {"write": ["db"]}}))];
+    journal.submit("first", spec(tasks, json!({})), vec![]);
+    let a = journal.assign("first", 0, W1);
+    journal.claim(&a);
+    journal.start(&a);
+    pause(&mut journal, "first");
+    journal.submit("second", spec(vec![task("c", json!({"locks": {"write": ["db"]}}))], json!({})), vec![]);
+    let c = journal.give("second", 0, (1, 1), W2);
+    journal.end(&a, Outcome::Succeeded, Next::Succeeded, vec![c.assigned()]);
+    journal.claim(&c);
+    journal.start(&c);
+    journal.end(&c, Outcome::Succeeded, Next::Succeeded, vec![ended("second", EpicEnd::Succeeded)]);
+    let b = journal.give("first", 1, (1, 1), W1);
+    resume(&mut journal, "first", vec![b.assigned()]);
+    journal.claim(&b);
+    journal.start(&b);
+    journal.end(&b, Outcome::Succeeded, Next::Succeeded, vec![ended("first", EpicEnd::Succeeded)]);
+    journal
+}
+
+/// One task is left out before it starts, a failed one afterwards.
+fn skipped() -> Journal {
+    let mut journal = Journal::with_workers(1);
+    let tasks = vec![task("a", json!({})), task("b", json!({"needs": [0], "retry": retry(2)})), task("c", json!({"needs": [1]}))];
+    journal.submit("skip", spec(tasks, json!({})), vec![]);
+    let by = "local".to_owned();
+    let skip = |i| Decision::InstancesSkipped { epic: epic("skip"), instances: vec![i], by: "local".to_owned() };
+    let b = journal.give("skip", 1, (1, 1), W1);
+    journal.commit(Input::SkipTask { epic: epic("skip"), instances: vec![0], by: by.clone() }, vec![skip(0), b.assigned()]);
+    journal.start(&b);
+    let stopping = Decision::EpicStopping { epic: epic("skip"), i: 1 };
+    journal.end(&b, Outcome::Exit, Next::Failed, vec![stopping, ended("skip", EpicEnd::Failed)]);
+    let open = Decision::Reopened { epic: epic("skip"), instances: vec![1, 2], by: by.clone() };
+    let c = journal.give("skip", 2, (2, 1), W1);
+    journal.commit(Input::SkipTask { epic: epic("skip"), instances: vec![1], by }, vec![open, skip(1), c.assigned()]);
+    journal.start(&c);
+    journal.end(&c, Outcome::Succeeded, Next::Succeeded, vec![ended("skip", EpicEnd::Succeeded)]);
     journal
 }
 

@@ -30,6 +30,8 @@ pub fn all() -> Vec<(Law, &'static str, Journal)> {
         (Law::S5, "assigned-after-cancel", assigned_after_cancel()),
         (Law::S6, "needs-not-met", needs_not_met()),
         (Law::S5, "undone-without-having-succeeded", undone_without_success()),
+        (Law::S5, "skipped-after-its-end", skipped_after_its_end()),
+        (Law::S6, "started-while-paused", started_while_paused()),
         (Law::S6, "undone-out-of-order", undone_out_of_order()),
         (Law::S6, "undone-while-a-task-runs", undone_while_a_task_runs()),
         (Law::S6, "undone-though-nobody-wants-it", undone_unwanted()),
@@ -620,5 +622,23 @@ fn undo_failed_untold() -> Journal {
     journal.start(&undo);
     journal.end(&undo, Outcome::Exit, Next::Failed, vec![begin_undo(0)]);
     undo_all(&mut journal, &[0], EpicEnd::Failed);
+    journal
+}
+
+fn started_while_paused() -> Journal {
+    let mut journal = one_task(json!({}));
+    super::good::pause(&mut journal, "e");
+    journal.run("e", 0, W1, over("e"));
+    journal
+}
+
+fn skipped_after_its_end() -> Journal {
+    let mut journal = Journal::with_workers(2);
+    journal.submit("e", spec(vec![task("a", json!({})), task("b", json!({"needs": [0]}))], json!({})), vec![]);
+    journal.run("e", 0, W1, vec![]);
+    let by = "local".to_owned();
+    let skipped = Decision::InstancesSkipped { epic: epic("e"), instances: vec![0], by: by.clone() };
+    journal.commit(Input::SkipTask { epic: epic("e"), instances: vec![0], by }, vec![skipped]);
+    journal.run("e", 1, W1, over("e"));
     journal
 }
