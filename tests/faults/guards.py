@@ -4,21 +4,18 @@
 
 Each case is a cluster of its own with one epic whose first task is wild.py. The last line is `N passed, N failed`.
 """
-import argparse
 import asyncio
 import os
 import shlex
-import shutil
 import signal
 import sys
-import tempfile
 import time
-import traceback
 import uuid
 from pathlib import Path
 
-from client import Client, Refused, Unanswered
+from client import Client
 from cluster import Cluster, ClusterError, alive, command_line, marked, stat, until
+from play import main
 
 WILD = Path(__file__).resolve().with_name("wild.py")
 # The promise: within this, in seconds, nothing of a task is left.
@@ -39,7 +36,7 @@ class Stage:
         self.note = folder / "wild"
         self.epic = None
         self.stopped = []
-        self.took = None
+        self.said = ""
 
     async def rise(self):
         self.cluster.start()
@@ -85,7 +82,7 @@ class Stage:
     async def tree_is_dead(self):
         """Nothing of it is alive within 10 s of the fault, and nothing comes back."""
         await until(f"no process of the task is alive ({self.wild()})", lambda: not self.wild(), DEAD_WITHIN - (time.monotonic() - self.began))
-        self.took = time.monotonic() - self.began
+        self.said = f"dead after {time.monotonic() - self.began:.1f} s"
         # Whoever hops from process to process is seen at least once in this time.
         for _ in range(10):
             await asyncio.sleep(0.05)
@@ -251,45 +248,5 @@ CASES = [
 ]
 
 
-async def play(case, folder, at_once):
-    async with at_once:
-        folder.mkdir()
-        stage, began = Stage(folder), time.monotonic()
-        try:
-            await stage.rise()
-            await case(stage)
-            problem = None
-        except (ClusterError, Unanswered, Refused, OSError, StopIteration, asyncio.TimeoutError) as error:
-            problem = f"{type(error).__name__}: {error}"
-        except Exception:  # a mistake of the case itself: shown whole, and the others go on
-            problem = traceback.format_exc()
-        await stage.fall()
-        dead = "" if stage.took is None else f"dead after {stage.took:.1f} s, "
-        print(f"{'FAIL' if problem else 'ok  '} {case.__name__} ({dead}in all {time.monotonic() - began:.0f} s): {case.__doc__}", flush=True)
-        if problem:
-            print("".join(f"       {line}\n" for line in problem.splitlines()), end="", flush=True)
-        return problem is None
-
-
-async def play_all(cases, folder):
-    at_once = asyncio.Semaphore(AT_ONCE)
-    return await asyncio.gather(*(play(case, folder / case.__name__, at_once) for case in cases))
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", choices=[[], *(case.__name__ for case in CASES)])
-    parser.add_argument("--keep", action="store_true")
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="amphi-guards-"))
-    results = asyncio.run(play_all([case for case in CASES if case.__name__ in (options.cases or [case.__name__])], folder))
-    if all(results) and not options.keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        print(f"everything is kept in {folder}")
-    print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
-    sys.exit(0 if all(results) else 1)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, CASES, Stage, AT_ONCE)

@@ -5,23 +5,18 @@
 Each case is a cluster of its own with three nodes. What happened is read from the tasks' own file and from the events, never from what
 the system says of itself. The last line is `N passed, N failed`.
 """
-import argparse
 import asyncio
 import os
 import shlex
-import shutil
 import signal
-import sys
-import tempfile
 import time
-import traceback
 from datetime import datetime
-from pathlib import Path
 
-from client import Client, Refused, Unanswered
+from client import Client
 from cluster import Cluster, ClusterError, alive, children, command_line
 from judge import Ledger
 from load import TASK
+from play import main
 
 AT_ONCE = 2
 # The fence of a node that nobody acknowledges, and what the Manager adds before it gives its locks on (seconds).
@@ -282,45 +277,5 @@ async def locks_in_order(stage):
 CASES = [silent_holder, silent_manager, silent_worker, lost_once, killed_seat, stuck_command, hung_and_panicking_agents, locks_in_order]
 
 
-async def play(case, folder, at_once):
-    async with at_once:
-        folder.mkdir()
-        stage, began = Stage(folder), time.monotonic()
-        try:
-            await stage.rise()
-            await case(stage)
-            problem = None
-        except (ClusterError, Unanswered, Refused, OSError, StopIteration, asyncio.TimeoutError) as error:
-            problem = f"{type(error).__name__}: {error}"
-        except Exception:  # a mistake of the case itself: shown whole, and the others go on
-            problem = traceback.format_exc()
-        await stage.fall()
-        said = f"{stage.said}, " if stage.said else ""
-        print(f"{'FAIL' if problem else 'ok  '} {case.__name__} ({said}in all {time.monotonic() - began:.0f} s): {case.__doc__}", flush=True)
-        if problem:
-            print("".join(f"       {line}\n" for line in problem.splitlines()), end="", flush=True)
-        return problem is None
-
-
-async def play_all(cases, folder):
-    at_once = asyncio.Semaphore(AT_ONCE)
-    return await asyncio.gather(*(play(case, folder / case.__name__, at_once) for case in cases))
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", choices=[[], *(case.__name__ for case in CASES)])
-    parser.add_argument("--keep", action="store_true")
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="amphi-nodes-"))
-    results = asyncio.run(play_all([case for case in CASES if case.__name__ in (options.cases or [case.__name__])], folder))
-    if all(results) and not options.keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        print(f"everything is kept in {folder}")
-    print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
-    sys.exit(0 if all(results) else 1)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, CASES, Stage, AT_ONCE)
