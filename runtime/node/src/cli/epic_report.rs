@@ -2,8 +2,6 @@
 //!
 //! Both ways run the same code over the same events; `amphi_protocol::report` says what each number means.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use amphi_protocol::event::Event;
@@ -16,6 +14,7 @@ use super::Global;
 use super::client::Client;
 use super::epic::ask_epic;
 use super::failure::{Failure, exit};
+use super::lines;
 use super::screen::{Cell, Paint, Screen, Style, counted, duration_text, facts, state_mark, table};
 
 /// Longest line of a history: an event with the outputs of its task.
@@ -58,36 +57,27 @@ pub async fn report(global: &Global, screen: Screen, args: &ReportArgs) -> Resul
 
 /// Computes a report from NDJSON.
 fn from_file(path: &Path, epic: Option<&EpicId>) -> Result<EpicReport, Failure> {
-    let reader: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(io::stdin())
-    } else {
-        Box::new(File::open(path).map_err(|error| Failure::file("read", path, &error))?)
-    };
-    let mut reader = BufReader::new(reader);
     let mut reporter = Reporter::new();
-    let mut line = Vec::new();
-    for number in 1u64.. {
-        line.clear();
-        let read = (&mut reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).map_err(|error| Failure::file("read", path, &error))?;
-        if read == 0 {
-            break;
-        }
-        if read as u64 == LINE_BYTES_MAX {
-            return Err(no_history(path, &format!("line {number} is longer than {LINE_BYTES_MAX} bytes")));
-        }
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        let event: Event = match serde_json::from_slice(&line) {
-            Ok(event) => event,
-            // The closing line of `run --wait --json` is no event.
-            Err(_) if is_result(&line) => continue,
-            Err(error) => return Err(no_history(path, &format!("line {number}: {error}"))),
-        };
-        if epic.is_none_or(|epic| event.epic.as_ref() == Some(epic)) {
-            reporter.event(&event).map_err(|error| no_history(path, &format!("line {number}: {error}")))?;
-        }
-    }
+    lines::each(
+        path,
+        LINE_BYTES_MAX,
+        |why| no_history(path, why),
+        |number, line| {
+            if line.trim_ascii().is_empty() {
+                return Ok(());
+            }
+            let event: Event = match serde_json::from_slice(line) {
+                Ok(event) => event,
+                // The closing line of `run --wait --json` is no event.
+                Err(_) if is_result(line) => return Ok(()),
+                Err(error) => return Err(no_history(path, &format!("line {number}: {error}"))),
+            };
+            if epic.is_none_or(|epic| event.epic.as_ref() == Some(epic)) {
+                reporter.event(&event).map_err(|error| no_history(path, &format!("line {number}: {error}")))?;
+            }
+            Ok(())
+        },
+    )?;
     reporter.finish().map_err(|error| match epic {
         Some(epic) => no_history(path, &format!("it has no event of {epic}")),
         None => no_history(path, &error.to_string()),

@@ -1,7 +1,7 @@
 //! Journals as files: export of an epic's shard, and `verify --journal` without any cluster.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use amphi_protocol::api::ErrorCode;
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::client::Client;
 use super::epic::ask_epic;
 use super::failure::{Failure, exit};
+use super::lines;
 use super::screen::{Screen, items, talk};
 
 /// Longest line of an export: a record, a specification, quoted once more.
@@ -76,26 +77,17 @@ pub async fn export(client: &Client, screen: Screen, epic: &EpicId, output: Opti
 
 /// Judges an exported journal; `-` is standard input.
 pub fn check(path: &Path, epic: Option<&EpicId>) -> Result<Value, Failure> {
-    let reader: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(io::stdin())
-    } else {
-        Box::new(File::open(path).map_err(|error| Failure::file("read", path, &error))?)
-    };
-    let mut reader = BufReader::new(reader);
     let mut checker = Checker::new(epic.cloned());
-    let mut line = Vec::new();
-    for number in 1u64.. {
-        line.clear();
-        let read = (&mut reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).map_err(|error| Failure::file("read", path, &error))?;
-        if read == 0 {
-            break;
-        }
-        if read as u64 == LINE_BYTES_MAX {
-            return Err(no_journal(path, &format!("line {number} is longer than {LINE_BYTES_MAX} bytes")));
-        }
-        let text = std::str::from_utf8(&line).map_err(|_| no_journal(path, &format!("line {number} is not text")))?;
-        checker.line(text.trim_end_matches(['\n', '\r'])).map_err(|error| no_journal(path, &chain(&error)))?;
-    }
+    lines::each(
+        path,
+        LINE_BYTES_MAX,
+        |why| no_journal(path, why),
+        |number, line| {
+            let text = std::str::from_utf8(line).map_err(|_| no_journal(path, &format!("line {number} is not text")))?;
+            checker.line(text.trim_end_matches(['\n', '\r'])).map_err(|error| no_journal(path, &chain(&error)))?;
+            Ok(())
+        },
+    )?;
     let verdict = checker.finish().map_err(|error| no_journal(path, &chain(&error)))?;
     serde_json::to_value(&verdict).map_err(|error| Failure::new(ErrorCode::Internal, format!("the verdict cannot be shown: {error}")))
 }

@@ -27,6 +27,7 @@ mod graph;
 mod graph_svg;
 mod incident;
 mod journal_file;
+mod lines;
 mod lock;
 mod node;
 mod output;
