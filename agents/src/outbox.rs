@@ -259,6 +259,7 @@ pub(crate) fn attempt(input: &Input) -> Option<&AttemptRef> {
         | Input::CancelTask { .. }
         | Input::RetryTask { .. }
         | Input::ResolveIncident { .. }
+        | Input::Hold { .. }
         | Input::Join(_)
         | Input::LoseNode { .. }
         | Input::Agent(_)

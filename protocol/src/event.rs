@@ -140,6 +140,18 @@ event_types! {
     NodeJoined = "node.joined",
     /// A node is gone; data: `incarnation`, `cause`.
     NodeLost = "node.lost",
+    /// It takes nothing new, by an operator's word; data: `by`.
+    AgentPaused = "agent.paused",
+    /// It takes nothing new and gives away what it has; data: `by`, `until`.
+    AgentDraining = "agent.draining",
+    /// It takes work again; data: `by`.
+    AgentResumed = "agent.resumed",
+    /// It takes nothing new and gives away what it has; data: `by`, `until`.
+    NodeDraining = "node.draining",
+    /// It has given everything away.
+    NodeDrained = "node.drained",
+    /// It takes work again; data: `by`.
+    NodeResumed = "node.resumed",
     /// A Manager leads; data: `epoch`.
     ManagerElected = "manager.elected",
 }

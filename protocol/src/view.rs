@@ -214,7 +214,7 @@ pub struct AgentView {
     pub skills: Vec<String>,
     /// Its node.
     pub node: String,
-    /// `idle`, `busy`, `down`, `quarantined`, `gone`.
+    /// `idle`, `busy`, `down`, `quarantined`, `gone`; `paused` or `drained` if it does nothing because it may not.
     pub state: String,
     /// Of its attempt.
     pub epic: Option<String>,
@@ -222,6 +222,9 @@ pub struct AgentView {
     pub task: Option<String>,
     /// In this life of its node.
     pub restarts: u32,
+    /// `active`, `paused` or `draining`: whether it may be given work.
+    #[serde(default)]
+    pub duty: String,
 }
 
 /// All nodes.
@@ -240,7 +243,7 @@ pub struct NodeView {
     pub pid: u32,
     /// Its life.
     pub incarnation: u64,
-    /// `alive` or `lost`.
+    /// `alive`, `draining`, `drained` or `lost`.
     pub state: String,
     /// Shards that it leads.
     pub leads: Vec<u32>,
@@ -256,6 +259,32 @@ pub struct NodeView {
     /// Why it was lost the last time; null if it never was.
     #[serde(default)]
     pub last_exit: Option<String>,
+    /// While it is drained, what it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainView>,
+}
+
+/// What keeps a node from being drained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainView {
+    /// Until then running attempts may finish.
+    pub until: String,
+    /// What it still runs.
+    pub waits_for: Vec<DrainWait>,
+}
+
+/// An attempt that a drain waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainWait {
+    /// Its epic.
+    pub epic: String,
+    /// Its task.
+    pub task: String,
+    /// Its number.
+    pub attempt: u32,
+    /// `grace`: it may finish until then; `handing_over`: its processes are being ended; `retry_0`: it must not be tried again, so it
+    /// finishes.
+    pub why: String,
 }
 
 /// All incidents.

@@ -67,7 +67,7 @@ variants!(input, Input:
     Lead = "lead", Submit = "submit", CancelEpic = "cancel_epic", PauseEpic = "pause_epic",
     ResumeEpic = "resume_epic", RetryEpic = "retry_epic", SkipTask = "skip_task", CancelTask = "cancel_task", RetryTask = "retry_task",
     ResolveIncident = "resolve_incident", Join = "join", LoseNode = "lose_node", Agent = "agent", Staff = "staff", Attempt = "attempt",
-    Silent = "silent", Tick = "tick", Upkeep = "upkeep",
+    Silent = "silent", Tick = "tick", Upkeep = "upkeep", Hold = "hold",
 );
 variants!(news, AttemptNews: Claim = "claim", Started = "started", Progress = "progress", Ended = "ended");
 variants!(decision, Decision:
@@ -79,6 +79,7 @@ variants!(decision, Decision:
     InstancesCancelled = "instances_cancelled", Reopened = "reopened", IncidentOpened = "incident_opened",
     IncidentResolved = "incident_resolved", NodeJoined = "node_joined", NodeLost = "node_lost", AgentChanged = "agent_changed", SnapshotTaken = "snapshot_taken",
     SegmentArchived = "segment_archived", EpicRetired = "epic_retired", HistoryOver = "history_over", StaffChanged = "staff_changed",
+    Held = "held", GraceEnded = "grace_ended",
 );
 variants!(order, Order: Assign = "Assign", Go = "Go", Cancel = "Cancel", RestartAgent = "RestartAgent", JoinAgain = "JoinAgain");
 variants!(answer, NodeAnswer: Confirmed = "Confirmed", OtherIncarnation = "OtherIncarnation", OldEpoch = "OldEpoch");

@@ -21,5 +21,128 @@ async def test_an_epic_of_200_tasks_does_not_starve_one_of_three(c):
     assert large.of("task.assigned")[-1]["seq"] > until, "the large epic had nothing left to ask for: nothing was shown"
 
 
+async def state_of(c, node):
+    return (await c.api("node.get", {"node": node}))["state"]
+
+
+async def in_two_nodes(c, work):
+    await in_its_own(c, work, ["--nodes", "2", "--capacity", "2"])
+
+
+async def in_its_own(c, work, arguments):
+    """Gives `work` a cluster of its own, and ends that."""
+    cluster = Cluster(c.new_folder("own"), arguments)
+    try:
+        await cluster.start()
+        await work(cluster)
+        await cluster.everything_holds()
+    except Exception as error:
+        raise AssertionError(f"{error}\n--- log of its own cluster\n{cluster.up.log(20)}") from error
+    finally:
+        await cluster.stop()
+
+
+async def running_on(epic, task):
+    """The node and agent of a task, once it has started."""
+    started = await epic.event("task.started", task)
+    return started["node"], started["agent"]
+
+
+def other(node):
+    return {"node-1": "node-2", "node-2": "node-1"}[node]
+
+
+async def test_a_node_is_drained_without_a_failure(c):
+    async def work(own):
+        folder = own.new_folder("drain")
+        wait = f"while [ ! -e {folder}/go ]; do sleep 0.1; done"
+        long = await own.submit({"t": {"run": f'echo "$AMPHI_ATTEMPT" >> {folder}/tries; [ "$AMPHI_ATTEMPT" != 1 ] || {wait}'}})
+        node, _ = await running_on(long, "t")
+        done = await own.amphi("node", "drain", node, "--grace", "200ms", "--timeout", "60s")
+        done.exits(0)
+        assert f"{node} is drained" in done.out and "draining" in done.err, (done.out, done.err)
+        await long.end("succeeded")
+        retrying = long.of("task.retrying")
+        same([event["data"]["cause"] for event in retrying], ["drain"])
+        same([event["node"] for event in long.of("task.started")], [node, other(node)])
+        same(len(long.of("task.reassigned")), 1)
+        same(long.of("task.failed"), [])
+        view = await long.task("t")
+        same((view["state"], view["error"], view["attempt"]), ("succeeded", None, 2))
+        same(await state_of(own, node), "drained")
+        tree = await own.api("tree.get")
+        same({entry["node"]: entry["state"] for entry in tree["nodes"]}[node], "drained")
+        # Nothing runs there any more, and everything does again when it is taken back.
+        _, after = await own.run({"t": {"tool": "noop", "matrix": {"n": "1..6"}}}, "succeeded")
+        same({task["node"] for task in after["tasks"]}, {other(node)})
+        (await own.amphi("node", "drain", node, "--off")).exits(0)
+        same(await state_of(own, node), "alive")
+
+    await in_two_nodes(c, work)
+
+
+async def test_a_drain_waits_for_what_must_not_be_tried_again(c):
+    async def work(own):
+        go = f"{own.new_folder('once')}/go"
+        once = await own.submit({"t": {"run": f"while [ ! -e {go} ]; do sleep 0.1; done", "retry": 0}})
+        node, _ = await running_on(once, "t")
+        waited = await own.amphi("node", "drain", node, "--grace", "0s", "--timeout", "1s")
+        waited.exits(7)
+        assert "must not be tried again" in waited.err, waited.err
+        view = await own.api("node.get", {"node": node})
+        same([(wait["epic"], wait["task"], wait["why"]) for wait in view["drain"]["waits_for"]], [(once.id, "t", "retry_0")])
+        shown = await own.amphi("node", "show", node)
+        assert f"{once.id}/t must not be tried again" in shown.out, shown.out
+        open(go, "w").close()
+        await once.end("succeeded")
+        same(len(once.of("task.started")), 1)
+        (await own.amphi("node", "drain", node)).exits(0)
+        same(await state_of(own, node), "drained")
+
+    await in_two_nodes(c, work)
+
+
+async def test_an_agent_is_paused_and_resumed(c):
+    agents = [agent["agent"] for agent in (await c.api("agent.list"))["agents"] if agent["role"] == "TestGuardian"]
+    for agent in agents:
+        (await c.amphi("agent", "pause", agent)).exits(0)
+    epic = await c.submit({"t": {"tool": "noop", "agent": "TestGuardian"}})
+    waiting = await epic.event("task.waiting", "t")
+    same(waiting["data"]["reason"], "no_agent")
+    why = await c.api("task.why", {"epic": epic.id, "task": "t"})
+    assert "is paused" in why["waits"][-1]["on"], why
+    same((await c.api("agent.get", {"agent": agents[0]}))["state"], "paused")
+    (await c.amphi("agent", "resume", agents[0])).exits(0)
+    await epic.end("succeeded")
+    same(epic.of("task.assigned")[0]["agent"], agents[0])
+    for agent in agents[1:]:
+        await c.api("agent.resume", {"agent": agent})
+
+
+async def test_a_drained_agent_hands_its_work_over(c):
+    folder = c.new_folder("handed")
+    epic = await c.submit({"t": {"run": f'[ "$AMPHI_ATTEMPT" != 1 ] || while [ ! -e {folder}/go ]; do sleep 0.1; done'}})
+    _, agent = await running_on(epic, "t")
+    drained = await c.api("agent.drain", {"agent": agent, "timeout_ms": 100})
+    same((drained["agent"], drained["duty"], drained["state"]), (agent, "draining", "busy"))
+    await epic.end("succeeded")
+    same([event["data"]["cause"] for event in epic.of("task.retrying")], ["drain"])
+    assert epic.of("task.started")[1]["agent"] != agent
+    same((await c.api("agent.get", {"agent": agent}))["state"], "drained")
+    same((await c.api("agent.resume", {"agent": agent}))["duty"], "active")
+
+
+async def test_holding_what_is_not_there_is_refused(c):
+    await c.refused("node.drain", {"node": "node-99"}, "node.not_found", 404)
+    await c.refused("agent.pause", {"agent": "node-99-Nobody-1"}, "agent.not_found", 404)
+    await c.refused("agent.drain", {"agent": "node-99-Nobody-1", "timeout_ms": -1}, "request.invalid", 400)
+    await c.refused("node.drain", {"node": "node-1", "timeout_ms": 1e12}, "request.invalid", 400)
+    await c.refused("node.drain", {"node": "a b"}, "request.invalid", 400)
+    await c.refused("agent.resume", {}, "request.invalid", 400)
+    (await c.amphi("node", "drain", "node-99")).exits(3)
+    (await c.amphi("agent", "pause", "node-99-Nobody-1")).exits(3)
+    (await c.amphi("node", "drain", "node-1", "--off", "--detach")).exits(2)
+
+
 if __name__ == "__main__":
     main(__name__)

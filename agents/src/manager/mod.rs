@@ -21,7 +21,7 @@ use amphi_coordination::seat::{Action, Answer, Appended, Seat, Ticket};
 use amphi_ports::{AgentMail, AppendError, Clock, EventStream, Journal, MessageBus, ObjectStore, StoreError, TailMemory};
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::{Epoch, NodeId, ShardId, Timestamp};
-use amphi_protocol::journal::{AttemptNews, Input};
+use amphi_protocol::journal::{AttemptNews, Duty, Input};
 use amphi_protocol::node::{Heartbeat, HeartbeatAnswer, Standing, WAITING_MAX};
 use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -246,8 +246,10 @@ impl ManagerState {
             Some(known) if known.alive && known.incarnation == heartbeat.incarnation => Standing::Member,
             Some(_) | None => Standing::Stranger,
         };
+        // A node that may not be given work has no use for more agents.
+        let may_hire = standing == Standing::Member && state.node(&heartbeat.node).is_some_and(|known| known.duty == Duty::Active);
+        let waiting = if may_hire { state.waiting().into_iter().take(WAITING_MAX).collect() } else { BTreeMap::new() };
         // Who does not wait any more has sent another.
-        let waiting = if standing == Standing::Member { state.waiting().into_iter().take(WAITING_MAX).collect() } else { BTreeMap::new() };
         let _late = reply.send(HeartbeatAnswer { epoch: state.epoch, standing, waiting });
     }
 

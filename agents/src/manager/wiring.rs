@@ -74,6 +74,7 @@ fn may_come_from_outside(input: &Input) -> bool {
         | Input::CancelTask { .. }
         | Input::RetryTask { .. }
         | Input::ResolveIncident { .. }
+        | Input::Hold { .. }
         | Input::Join(_)
         | Input::Agent(_)
         | Input::Staff(_)

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Epoch, Incarnation, IncidentId, NodeId, Resource, SubmitKey, Token};
 use crate::journal::{
-    AgentInfo, AgentLife, AttemptEnd, CancelCause, Next, NodeInfo, Resolution, SegmentRef, SnapshotRef, SpecRef, StaffCause,
+    AgentInfo, AgentLife, AttemptEnd, CancelCause, Duty, Next, NodeInfo, Post, Resolution, SegmentRef, SnapshotRef, SpecRef, StaffCause,
 };
 
 /// What the Manager decided. Each decision changes the state by itself; some have effects after their commit.
@@ -285,6 +285,20 @@ pub enum Decision {
     HistoryOver {
         /// The first record that stays.
         from: CommitIndex,
+    },
+    /// An operator's word on whether an agent or a node may be given work.
+    Held {
+        /// Who.
+        post: Post,
+        /// Whether.
+        duty: Duty,
+        /// Who said so.
+        by: String,
+    },
+    /// What still runs there is handed over now.
+    GraceEnded {
+        /// Who is drained.
+        post: Post,
     },
 }
 

@@ -242,6 +242,56 @@ pub enum Input {
     Tick,
     /// The journal's own keeping.
     Upkeep(Upkeep),
+    /// An operator says whether an agent or a node may be given work.
+    Hold {
+        /// Who.
+        post: Post,
+        /// What is wanted.
+        hold: Hold,
+        /// Who asked.
+        by: String,
+    },
+}
+
+/// Somebody who is given work: an agent, or a node with all its agents.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Post {
+    /// An agent.
+    Agent(AgentId),
+    /// A node.
+    Node(NodeId),
+}
+
+/// What an operator wants of an agent or a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hold {
+    /// It takes work again.
+    Resume,
+    /// It takes nothing new; what it runs goes on. Agents only.
+    Pause,
+    /// It takes nothing new, and what still runs after a while is handed over to others.
+    Drain {
+        /// Milliseconds that running attempts may go on.
+        grace_ms: u64,
+    },
+}
+
+/// Whether an agent or a node may be given work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Duty {
+    /// It may.
+    #[default]
+    Active,
+    /// It may not, by an operator's word.
+    Paused,
+    /// It may not, and gives away what it has.
+    Draining {
+        /// Until then running attempts may finish.
+        until: Timestamp,
+    },
 }
 
 fn is_false(value: &bool) -> bool {
@@ -519,6 +569,8 @@ pub enum CancelCause {
     Lease,
     /// Another instance of its matrix failed, with `fail_fast`.
     FailFast,
+    /// Its agent or node is drained: the next attempt is another's, and this one does not count.
+    Drain,
 }
 
 /// What follows an ended attempt.

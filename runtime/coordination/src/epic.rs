@@ -141,6 +141,9 @@ pub struct Instance {
     pub unstarted: u32,
     /// The run does the task's `undo`. In the graph the instance counts as succeeded, as it did before.
     pub undo: bool,
+    /// Attempts of the run that were handed over because their agent or node was drained; they do not count either.
+    #[serde(default)]
+    pub moved: u32,
     /// Where it stands.
     pub state: InstanceState,
     /// Who had the last attempt of this run.

@@ -9,7 +9,7 @@ use amphi_protocol::document::OnFailure;
 use amphi_protocol::event::EventType;
 use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, Incarnation, NodeId, Token};
 use amphi_protocol::journal::{
-    AgentInfo, AgentLife, AttemptEnd, CancelCause, Decision, EpicEnd, IncidentKind, Next, NodeInfo, Outcome, StaffCause,
+    AgentInfo, AgentLife, AttemptEnd, CancelCause, Decision, Duty, EpicEnd, IncidentKind, Next, NodeInfo, Outcome, Post, StaffCause,
 };
 use serde_json::Map;
 
@@ -116,6 +116,8 @@ impl State {
             Decision::EpicRetired { epic, view } => self.epic_retired(epic, view),
             Decision::HistoryOver { from } => self.history_ends_before(*from),
             Decision::StaffChanged { node, added, removed, cause } => self.staff_changed(node, added, removed, *cause, sink),
+            Decision::Held { post, duty, by } => self.held(post, *duty, by, sink),
+            Decision::GraceEnded { post } => self.fleet.graces.retain(|(_, drained)| drained != post),
         }
     }
 
@@ -235,7 +237,7 @@ impl State {
                     self.instance_event(sink, EventType::LockExpired, who, data! { "resource": key.resource, "token": token });
                 }
             }
-            CancelCause::Request | CancelCause::Timeout | CancelCause::FailFast => {}
+            CancelCause::Request | CancelCause::Timeout | CancelCause::FailFast | CancelCause::Drain => {}
         }
     }
 
@@ -246,6 +248,8 @@ impl State {
         };
         let who = (&at.epic, at.i);
         self.fleet.end(&attempt.agent, &attempt.node, at);
+        let node = self.fleet.nodes.get(&attempt.node);
+        let drained = node.is_some_and(|node| node.alive && node.running.is_empty() && node.duty != Duty::Active);
         if let Some(deadline) = attempt.deadline {
             self.timers.remove(&Timer { at: deadline, epic: at.epic.clone(), i: at.i, kind: TimerKind::Timeout });
         }
@@ -255,20 +259,26 @@ impl State {
         for (key, mode) in &locks {
             self.instance_event(sink, EventType::LockReleased, who, data! { "resource": key.resource, "mode": mode, "token": token });
         }
+        if drained {
+            self.node_event(sink, EventType::NodeDrained, &attempt.node, Map::new());
+        }
         let changes = self.locks.release(&at.epic, at.i, &locks);
         self.follow(changes);
         let epic = self.epic_mut(&at.epic);
         epic.active -= 1;
-        let uncounted = retry::is_uncounted(end.outcome, attempt.phase, &epic.spec_of(at.i).retry);
+        let moved = retry::is_handed_over(end.outcome, attempt.cancelling);
+        let uncounted = !moved && retry::is_uncounted(end.outcome, attempt.phase, &epic.spec_of(at.i).retry);
         let instance = &mut epic.instances[at.i as usize];
         instance.unstarted += u32::from(uncounted);
+        instance.moved += u32::from(moved);
         let record = instance.record.get_or_insert_default();
         record.started_at = attempt.started_at;
         record.ended_at = Some(now);
         record.node = Some(attempt.node);
         record.token = Some(token);
-        record.exit_code = end.exit_code;
-        record.error.clone_from(&end.error);
+        // What was handed over did not fail.
+        record.exit_code = end.exit_code.filter(|_| !moved);
+        record.error = end.error.clone().filter(|_| !moved);
         // An undo leaves nothing of its own: what the task gave is what other undos may still read.
         if next == Next::Succeeded && !instance.undo {
             record.outputs.clone_from(&end.outputs);
@@ -300,6 +310,10 @@ impl State {
         match next {
             Next::Succeeded if self.epics[&at.epic].instances[at.i as usize].undo => {
                 self.instance_event(sink, EventType::TaskUndone, who, data! { "exit_code": end.exit_code });
+            }
+            Next::Retry { at } if retry::is_handed_over(end.outcome, attempt.cancelling) => {
+                let about = data! { "cause": cancel_word(CancelCause::Drain), "next_at": at.to_rfc3339() };
+                self.instance_event(sink, EventType::TaskRetrying, who, about);
             }
             Next::Succeeded => {
                 let about = data! { "exit_code": end.exit_code, "outputs": end.outputs, "artifacts": end.artifacts };
@@ -360,13 +374,45 @@ impl State {
         self.update_servable();
     }
 
+    fn held(&mut self, post: &Post, duty: Duty, by: &str, sink: &mut EventSink) {
+        self.fleet.set_duty(post, duty);
+        let about = match duty {
+            Duty::Active | Duty::Paused => data! { "by": by },
+            Duty::Draining { until } => data! { "by": by, "until": until.to_rfc3339() },
+        };
+        match post {
+            Post::Node(node) => {
+                let kind = if duty == Duty::Active { EventType::NodeResumed } else { EventType::NodeDraining };
+                self.node_event(sink, kind, node, about);
+                if duty != Duty::Active && self.fleet.running(post).is_empty() {
+                    self.node_event(sink, EventType::NodeDrained, node, Map::new());
+                }
+            }
+            Post::Agent(agent) => {
+                let kind = match duty {
+                    Duty::Active => EventType::AgentResumed,
+                    Duty::Paused => EventType::AgentPaused,
+                    Duty::Draining { .. } => EventType::AgentDraining,
+                };
+                let node = self.fleet.agents.get(agent).map(|agent| agent.node.clone());
+                self.event(sink, kind, || Subject { node, agent: Some(agent.clone()), ..Subject::default() }, about);
+            }
+        }
+        self.update_servable();
+    }
+
+    fn node_event(&mut self, sink: &mut EventSink, kind: EventType, node: &NodeId, data: Map<String, serde_json::Value>) {
+        self.event(sink, kind, || Subject { node: Some(node.clone()), ..Subject::default() }, data);
+    }
+
     /// What follows an end that is reported for an open attempt.
     pub(crate) fn next_after(&self, at: &AttemptRef, end: &AttemptEnd) -> Next {
         let epic = &self.epics[&at.epic];
         let task = epic.spec_of(at.i);
         let attempt = epic.open(at.i).expect("ends are decided for open attempts");
         let instance = &epic.instances[at.i as usize];
-        let uncounted = retry::is_uncounted(end.outcome, attempt.phase, &task.retry);
+        let moved = retry::is_handed_over(end.outcome, attempt.cancelling);
+        let uncounted = !moved && retry::is_uncounted(end.outcome, attempt.phase, &task.retry);
         let unstarted = instance.unstarted + u32::from(uncounted);
         // An undo belongs to the stop or the cancel: neither cuts it short.
         let stopping = !instance.undo && epic.stopping && !task.condition.outlives_failure();
@@ -377,7 +423,7 @@ impl State {
             phase: attempt.phase,
             cancelling: if is_cancelled { Some(CancelCause::Request) } else { attempt.cancelling },
             stopping,
-            begun: instance.attempt - unstarted,
+            begun: instance.attempt - unstarted - instance.moved - u32::from(moved),
             unstarted,
             now: self.now,
             seed: attempt.token.0,

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use amphi_protocol::document::TaskSpec;
-use amphi_protocol::ids::{AgentId, AttemptRef, Incarnation, NodeId, RoleName};
-use amphi_protocol::journal::{AgentInfo, AgentLife, NodeInfo};
+use amphi_protocol::ids::{AgentId, AttemptRef, Incarnation, NodeId, RoleName, Timestamp};
+use amphi_protocol::journal::{AgentInfo, AgentLife, Duty, NodeInfo, Post};
 use serde::{Deserialize, Serialize};
 
 /// A node.
@@ -30,6 +30,9 @@ pub struct Node {
     pub restarts: u64,
     /// Why it was lost the last time.
     pub last_exit: Option<String>,
+    /// Whether it may be given work.
+    #[serde(default)]
+    pub duty: Duty,
 }
 
 /// An agent.
@@ -48,6 +51,19 @@ pub struct Agent {
     /// Its open attempt, also while it is down.
     pub(crate) attempt: Option<AttemptRef>,
     pub(crate) profile: usize,
+    /// Whether it may be given work; its node has a say too.
+    #[serde(default)]
+    pub duty: Duty,
+    /// How its profile counts it.
+    #[serde(default)]
+    pub(crate) listed: Listed,
+}
+
+/// How a profile counts an agent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Listed {
+    pub living: bool,
+    pub idle: bool,
 }
 
 /// What an agent does.
@@ -72,9 +88,9 @@ pub enum AgentState {
 pub(crate) struct Profile {
     pub role: Option<RoleName>,
     pub skills: Vec<String>,
-    /// Agents that live (idle or busy).
+    /// Agents that live (idle or busy) and may be given work.
     pub living: u32,
-    /// Idle agents by node.
+    /// Those of them that are idle, by node.
     pub idle: BTreeMap<NodeId, BTreeSet<AgentId>>,
 }
 
@@ -85,6 +101,8 @@ pub(crate) struct Fleet {
     pub nodes: BTreeMap<NodeId, Node>,
     pub agents: BTreeMap<AgentId, Agent>,
     pub profiles: Vec<Profile>,
+    /// When what drained agents and nodes still run is handed over.
+    pub graces: BTreeSet<(Timestamp, Post)>,
 }
 
 /// What a task asks of an agent.
@@ -127,37 +145,43 @@ impl Fleet {
             home: info.home.clone(),
             restarts: former.map_or(0, |former| former.restarts + 1),
             last_exit: former.and_then(|former| former.last_exit.clone()),
+            duty: Duty::Active,
         };
+        // A drained node is back with its next life; an agent that was held stays so until somebody says otherwise.
+        let mut held: BTreeMap<AgentId, Duty> = BTreeMap::new();
+        self.end_graces(&info.node);
         if let Some(old) = self.nodes.insert(info.node.clone(), node) {
             for agent in old.agents {
                 self.set_state(&agent, AgentState::Gone);
-                self.agents.remove(&agent);
+                held.extend(self.agents.remove(&agent).map(|former| (agent, former.duty)));
             }
         }
-        self.enter(&info.node, &info.agents, &mut new);
+        self.enter(&info.node, &info.agents, &held, &mut new);
         new
     }
 
-    /// More agents on a living node. Returns the profiles that did not exist before.
+    /// More agents on a living node, which has a say in whether they are given work. Returns the profiles that did not exist before.
     pub fn hire(&mut self, node: &NodeId, agents: &[AgentInfo]) -> Vec<usize> {
         let mut new = Vec::new();
-        self.enter(node, agents, &mut new);
+        self.enter(node, agents, &BTreeMap::new(), &mut new);
         if let Some(node) = self.nodes.get_mut(node) {
             node.agents.extend(agents.iter().map(|info| info.agent.clone()));
         }
         new
     }
 
-    /// An agent without an open attempt leaves for good.
+    /// An agent without an open attempt leaves for good; what an operator said of it goes with it.
     pub fn dismiss(&mut self, agent: &AgentId) {
         self.set_state(agent, AgentState::Gone);
         let Some(gone) = self.agents.remove(agent) else { return };
+        self.graces.retain(|(_, post)| !matches!(post, Post::Agent(drained) if drained == agent));
         if let Some(node) = self.nodes.get_mut(&gone.node) {
             node.agents.retain(|known| known != agent);
         }
     }
 
-    fn enter(&mut self, node: &NodeId, agents: &[AgentInfo], new: &mut Vec<usize>) {
+    /// `held` says what operators said of agents in a former life of their node.
+    fn enter(&mut self, node: &NodeId, agents: &[AgentInfo], held: &BTreeMap<AgentId, Duty>, new: &mut Vec<usize>) {
         for info in agents {
             let profile = self.profile(&info.role, &info.skills, new);
             let entry = Agent {
@@ -168,6 +192,8 @@ impl Fleet {
                 restarts: 0,
                 attempt: None,
                 profile,
+                duty: held.get(&info.agent).copied().unwrap_or_default(),
+                listed: Listed::default(),
             };
             self.agents.insert(info.agent.clone(), entry);
             self.set_state(&info.agent, AgentState::Idle);
@@ -189,7 +215,9 @@ impl Fleet {
         entry.alive = false;
         entry.last_exit = Some(cause.to_owned());
         entry.running.clear();
-        for agent in entry.agents.clone() {
+        let agents = entry.agents.clone();
+        self.end_graces(node);
+        for agent in agents {
             if let Some(agent) = self.agents.get_mut(&agent) {
                 agent.attempt = None;
             }
@@ -197,17 +225,75 @@ impl Fleet {
         }
     }
 
+    /// Nobody waits any more for what the node and its agents run.
+    fn end_graces(&mut self, node: &NodeId) {
+        let agents = &self.agents;
+        self.graces.retain(|(_, post)| match post {
+            Post::Node(drained) => drained != node,
+            Post::Agent(drained) => agents.get(drained).is_some_and(|agent| agent.node != *node),
+        });
+    }
+
     /// Moves an agent to another state and keeps the indexes in step.
     pub fn set_state(&mut self, id: &AgentId, state: AgentState) {
         let Some(agent) = self.agents.get_mut(id) else { return };
+        agent.state = state;
+        self.list(id);
+    }
+
+    /// An operator's word. Costs the agents of the node.
+    pub fn set_duty(&mut self, post: &Post, duty: Duty) {
+        let agents = match post {
+            Post::Agent(id) => {
+                let Some(agent) = self.agents.get_mut(id) else { return };
+                agent.duty = duty;
+                vec![id.clone()]
+            }
+            Post::Node(id) => {
+                let Some(node) = self.nodes.get_mut(id) else { return };
+                node.duty = duty;
+                node.agents.clone()
+            }
+        };
+        self.graces.retain(|(_, drained)| drained != post);
+        if let Duty::Draining { until } = duty {
+            self.graces.insert((until, post.clone()));
+        }
+        for agent in agents {
+            self.list(&agent);
+        }
+    }
+
+    /// True if an operator keeps work away from the agent, or from its node.
+    pub fn is_held(&self, agent: &Agent) -> bool {
+        agent.duty != Duty::Active || self.nodes.get(&agent.node).is_some_and(|node| node.duty != Duty::Active)
+    }
+
+    /// What an agent or a node runs.
+    pub fn running(&self, post: &Post) -> Vec<AttemptRef> {
+        match post {
+            Post::Agent(id) => self.agents.get(id).and_then(|agent| agent.attempt.clone()).into_iter().collect(),
+            Post::Node(id) => self.nodes.get(id).map(|node| node.running.iter().cloned().collect()).unwrap_or_default(),
+        }
+    }
+
+    /// Counts the agent in its profile as it now is.
+    fn list(&mut self, id: &AgentId) {
+        let Some(agent) = self.agents.get(id) else { return };
+        let held = self.is_held(agent);
+        let now = Listed {
+            living: !held && matches!(agent.state, AgentState::Idle | AgentState::Busy(_)),
+            idle: !held && agent.state == AgentState::Idle,
+        };
+        let agent = self.agents.get_mut(id).expect("it was just there");
+        let before = std::mem::replace(&mut agent.listed, now);
         let profile = &mut self.profiles[agent.profile];
-        let lives = |state: &AgentState| matches!(state, AgentState::Idle | AgentState::Busy(_));
-        match (lives(&agent.state), lives(&state)) {
+        match (before.living, now.living) {
             (false, true) => profile.living += 1,
             (true, false) => profile.living -= 1,
             (true, true) | (false, false) => {}
         }
-        if state == AgentState::Idle {
+        if now.idle {
             profile.idle.entry(agent.node.clone()).or_default().insert(id.clone());
         } else if let Some(idle) = profile.idle.get_mut(&agent.node) {
             idle.remove(id);
@@ -215,7 +301,6 @@ impl Fleet {
                 profile.idle.remove(&agent.node);
             }
         }
-        agent.state = state;
     }
 
     /// What the node said of an agent. An agent with an open attempt is busy when it is up again, whatever happened in between: the

@@ -500,5 +500,6 @@ pub(crate) fn cancel_word(cause: CancelCause) -> &'static str {
         CancelCause::Stuck => "stuck",
         CancelCause::Lease => "lease",
         CancelCause::FailFast => "fail_fast",
+        CancelCause::Drain => "drain",
     }
 }

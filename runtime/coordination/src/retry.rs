@@ -35,6 +35,11 @@ pub(crate) fn is_uncounted(outcome: Outcome, phase: AttemptPhase, policy: &Retry
     outcome == Outcome::NotStarted || (policy.is_once() && outcome == Outcome::AgentLost && phase == AttemptPhase::Assigned)
 }
 
+/// True if the attempt was taken from its agent to be given to another: no failure, and no try. What ended by itself did so.
+pub(crate) fn is_handed_over(outcome: Outcome, cancelling: Option<CancelCause>) -> bool {
+    cancelling == Some(CancelCause::Drain) && matches!(outcome, Outcome::Cancelled | Outcome::NotStarted | Outcome::AgentLost)
+}
+
 /// The policy.
 pub(crate) fn next(ended: &Ended<'_>) -> Next {
     if ended.outcome == Outcome::Succeeded {
@@ -42,6 +47,9 @@ pub(crate) fn next(ended: &Ended<'_>) -> Next {
     }
     if matches!(ended.cancelling, Some(CancelCause::Request | CancelCause::FailFast)) {
         return Next::Cancelled;
+    }
+    if is_handed_over(ended.outcome, ended.cancelling) {
+        return if ended.stopping { Next::Cancelled } else { Next::Retry { at: ended.now } };
     }
     if is_uncounted(ended.outcome, ended.phase, ended.policy) {
         return match ended.stopping {
@@ -71,7 +79,7 @@ pub(crate) fn cause(outcome: Outcome, cancelling: Option<CancelCause>) -> RetryC
         Outcome::Cancelled => match cancelling {
             Some(CancelCause::Timeout) => RetryCause::Timeout,
             Some(CancelCause::Stuck | CancelCause::Lease) => RetryCause::Stuck,
-            Some(CancelCause::Request | CancelCause::FailFast) | None => RetryCause::AgentLost,
+            Some(CancelCause::Request | CancelCause::FailFast | CancelCause::Drain) | None => RetryCause::AgentLost,
         },
     }
 }

@@ -213,7 +213,8 @@ impl State {
 
     /// The earliest moment at which time alone changes something.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.timers.first().map(|timer| timer.at)
+        let grace = self.fleet.graces.first().map(|(at, _)| *at);
+        self.timers.first().map(|timer| timer.at).into_iter().chain(grace).min()
     }
 
     /// Nodes, edges, agents and classes looked at since the start: the measure of work per transition.

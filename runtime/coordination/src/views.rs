@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use amphi_protocol::document::{LockMode, TOOL_SKILL_PREFIX};
 use amphi_protocol::ids::{AttemptRef, EpicId, Timestamp};
+use amphi_protocol::journal::Duty;
 use amphi_protocol::view::{
-    AgentList, AgentView, EpicList, EpicView, HolderView, IncidentList, IncidentView, LockList, LockView, NodeList, NodeView, TaskList,
-    TaskView, WaiterView,
+    AgentList, AgentView, DrainView, DrainWait, EpicList, EpicView, HolderView, IncidentList, IncidentView, LockList, LockView, NodeList,
+    NodeView, TaskList, TaskView, WaiterView,
 };
 
 use crate::backlog::Turn;
@@ -128,6 +129,7 @@ impl State {
                 skills: agent.skills.iter().filter(|skill| !skill.starts_with(TOOL_SKILL_PREFIX)).cloned().collect(),
                 node: agent.node.to_string(),
                 state: match agent.state {
+                    AgentState::Idle if self.fleet.is_held(agent) => idle_word(agent.duty),
                     AgentState::Idle => "idle",
                     AgentState::Busy(_) => "busy",
                     AgentState::Down => "down",
@@ -138,6 +140,13 @@ impl State {
                 epic: attempt.map(|attempt| attempt.epic.to_string()),
                 task: attempt.map(|attempt| self.epics[&attempt.epic].key(attempt.i)),
                 restarts: agent.restarts,
+                duty: match agent.duty {
+                    Duty::Active if self.fleet.is_held(agent) => "draining",
+                    Duty::Active => "active",
+                    Duty::Paused => "paused",
+                    Duty::Draining { .. } => "draining",
+                }
+                .to_owned(),
             }
         });
         AgentList { agents: agents.collect() }
@@ -149,7 +158,14 @@ impl State {
             id: id.to_string(),
             pid: node.pid,
             incarnation: node.incarnation.0,
-            state: if node.alive { "alive" } else { "lost" }.to_owned(),
+            state: match (node.alive, node.duty) {
+                (false, _) => "lost",
+                (true, Duty::Active) => "alive",
+                (true, _) if node.running.is_empty() => "drained",
+                (true, _) => "draining",
+            }
+            .to_owned(),
+            drain: self.drain_view(node),
             leads: if self.leader.as_ref() == Some(id) { vec![self.shard.0] } else { Vec::new() },
             running: node.running.len() as u64,
             capacity: node.capacity,
@@ -158,6 +174,20 @@ impl State {
             last_exit: node.last_exit.clone(),
         });
         NodeList { nodes: nodes.collect() }
+    }
+
+    fn drain_view(&self, node: &crate::fleet::Node) -> Option<DrainView> {
+        let Duty::Draining { until } = node.duty else { return None };
+        let waits_for = node.running.iter().filter_map(|at| {
+            let epic = self.epics.get(&at.epic)?;
+            let why = match epic.open(at.i)? {
+                open if open.cancelling.is_some() => "handing_over",
+                _ if epic.spec_of(at.i).retry.is_once() => "retry_0",
+                _ => "grace",
+            };
+            Some(DrainWait { epic: at.epic.to_string(), task: epic.key(at.i), attempt: at.attempt, why: why.to_owned() })
+        });
+        Some(DrainView { until: until.to_rfc3339(), waits_for: waits_for.collect() })
     }
 
     /// All incidents, open ones first.
@@ -263,6 +293,14 @@ impl State {
             priority: task.priority,
             undo: instance.undo,
         }
+    }
+}
+
+/// What an agent is called that does nothing because it may not.
+fn idle_word(duty: Duty) -> &'static str {
+    match duty {
+        Duty::Paused => "paused",
+        Duty::Active | Duty::Draining { .. } => "drained",
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use amphi_protocol::document::TaskSpec;
 use amphi_protocol::ids::{AgentId, Incarnation, NodeId, RoleName};
-use amphi_protocol::journal::{AgentInfo, AgentLife, NodeInfo};
+use amphi_protocol::journal::{AgentInfo, AgentLife, NodeInfo, Post};
 
 /// An instance of an epic, by positions in the checker.
 pub(crate) type InstanceKey = (usize, u32);
@@ -14,6 +14,10 @@ pub(crate) type InstanceKey = (usize, u32);
 pub(crate) struct Cluster {
     nodes: BTreeMap<NodeId, Node>,
     agents: BTreeMap<AgentId, Agent>,
+    /// Where every agent belongs, also while its node is lost.
+    homes: BTreeMap<AgentId, NodeId>,
+    /// Agents that an operator keeps work from, over the lives of their nodes.
+    held: BTreeSet<AgentId>,
 }
 
 #[derive(Debug)]
@@ -21,6 +25,8 @@ struct Node {
     incarnation: Incarnation,
     capacity: u32,
     running: BTreeSet<InstanceKey>,
+    /// An operator keeps work from it, in this life.
+    held: bool,
 }
 
 #[derive(Debug)]
@@ -61,6 +67,10 @@ impl Cluster {
         };
         let former = if same_life { Vec::new() } else { self.lose(&info.node) };
         self.agents.retain(|_, agent| agent.node != info.node);
+        self.homes.retain(|_, home| *home != info.node);
+        self.homes.extend(info.agents.iter().map(|agent| (agent.agent.clone(), info.node.clone())));
+        self.held.retain(|held| self.homes.contains_key(held));
+        let held = same_life && self.nodes.get(&info.node).is_some_and(|node| node.held);
         for agent in &info.agents {
             let known = Agent {
                 node: info.node.clone(),
@@ -72,7 +82,7 @@ impl Cluster {
             };
             self.agents.insert(agent.agent.clone(), known);
         }
-        let node = Node { incarnation: info.incarnation, capacity: info.capacity, running: running.unwrap_or_default() };
+        let node = Node { incarnation: info.incarnation, capacity: info.capacity, running: running.unwrap_or_default(), held };
         self.nodes.insert(info.node.clone(), node);
         former
     }
@@ -103,6 +113,7 @@ impl Cluster {
                 orphaned: false,
             };
             self.agents.entry(info.agent.clone()).or_insert(known);
+            self.homes.entry(info.agent.clone()).or_insert_with(|| node.clone());
         }
     }
 
@@ -111,39 +122,66 @@ impl Cluster {
         self.agents.get(agent)?.busy
     }
 
-    /// An agent leaves its node; false if it has an attempt, or is another node's.
+    /// An agent leaves its node, and what an operator said of it goes with it; false if it has an attempt, or is another node's.
     pub fn dismiss(&mut self, node: &NodeId, agent: &AgentId) -> bool {
         let right = self.agents.get(agent).is_none_or(|known| known.node == *node && known.busy.is_none());
         if right {
             self.agents.remove(agent);
+            self.homes.remove(agent);
+            self.held.remove(agent);
         }
         right
+    }
+
+    /// An operator's word on who may be given work.
+    pub fn hold(&mut self, post: &Post, held: bool) {
+        match post {
+            Post::Node(id) => {
+                if let Some(node) = self.nodes.get_mut(id) {
+                    node.held = held;
+                }
+            }
+            Post::Agent(id) if held && self.homes.contains_key(id) => {
+                self.held.insert(id.clone());
+            }
+            Post::Agent(id) => {
+                self.held.remove(id);
+            }
+        }
+    }
+
+    fn is_held(&self, id: &AgentId, agent: &Agent) -> bool {
+        self.held.contains(id) || self.nodes.get(&agent.node).is_some_and(|node| node.held)
     }
 
     /// True if the agent lives there, has the role and skills, is idle, and its node has room.
     pub fn may_run(&self, agent: &AgentId, node: &NodeId, incarnation: Incarnation, task: &TaskSpec) -> bool {
         self.life(node) == Some(incarnation)
-            && self.agents.get(agent).is_some_and(|agent| agent.node == *node && agent.matches(task) && self.may_take(agent))
+            && self
+                .agents
+                .get_key_value(agent)
+                .is_some_and(|(found, agent)| agent.node == *node && agent.matches(task) && self.may_take(found, agent))
     }
 
     /// True if another agent could have taken the task at this moment.
     pub fn another_could(&self, except: &AgentId, task: &TaskSpec) -> bool {
-        self.agents.iter().any(|(id, agent)| id != except && agent.matches(task) && self.is_free(agent))
+        self.agents.iter().any(|(id, agent)| id != except && agent.matches(task) && self.is_free(id, agent))
     }
 
     /// True if some living agent could take the task once it is free.
     pub fn somebody_lives_for(&self, task: &TaskSpec) -> bool {
-        self.agents.values().any(|agent| agent.life == AgentLife::Up && agent.matches(task) && self.nodes.contains_key(&agent.node))
+        let lives = |agent: &Agent| agent.life == AgentLife::Up && self.nodes.contains_key(&agent.node);
+        self.agents.iter().any(|(id, agent)| lives(agent) && agent.matches(task) && !self.is_held(id, agent))
     }
 
-    fn is_free(&self, agent: &Agent) -> bool {
-        agent.busy.is_none() && self.may_take(agent)
+    fn is_free(&self, id: &AgentId, agent: &Agent) -> bool {
+        agent.busy.is_none() && self.may_take(id, agent)
     }
 
     /// What comes up again is a new actor: whether the attempt of the dead one still occupies it can be read both ways.
-    fn may_take(&self, agent: &Agent) -> bool {
+    fn may_take(&self, id: &AgentId, agent: &Agent) -> bool {
         let room = self.nodes.get(&agent.node).is_some_and(|node| node.running.len() < node.capacity as usize);
-        agent.life == AgentLife::Up && (agent.busy.is_none() || agent.orphaned) && room
+        agent.life == AgentLife::Up && (agent.busy.is_none() || agent.orphaned) && room && !self.is_held(id, agent)
     }
 
     /// The agent works on the instance.

@@ -2,7 +2,9 @@
 
 use amphi_protocol::document::{Condition, OnFailure, Plan};
 use amphi_protocol::ids::{AttemptRef, EpicId, Token};
-use amphi_protocol::journal::{AttemptEnd, AttemptNews, Decision, EpicEnd, IncidentKind, Input, Next, Outcome, Resolution, SpecRef};
+use amphi_protocol::journal::{
+    AttemptEnd, AttemptNews, CancelCause, Decision, Duty, EpicEnd, IncidentKind, Input, Next, Outcome, Resolution, SpecRef,
+};
 
 use crate::checker::{Checker, VerifyError};
 use crate::cluster::InstanceKey;
@@ -54,9 +56,8 @@ impl Checker {
             }
             Decision::Claimed { attempt } => self.on_open(attempt, excused, |checker, key| checker.claim(key, excused))?,
             Decision::Started { attempt, .. } => self.on_open(attempt, excused, |checker, key| checker.start(key, excused))?,
-            Decision::Progressed { attempt, .. } | Decision::AttemptCancelling { attempt, .. } => {
-                self.on_open(attempt, excused, |_, _| {})?;
-            }
+            Decision::Progressed { attempt, .. } => self.on_open(attempt, excused, |_, _| {})?,
+            Decision::AttemptCancelling { attempt, cause } => self.on_open(attempt, excused, |checker, key| checker.cancel(key, *cause))?,
             Decision::AttemptEnded { attempt, token, end, next } => {
                 let reported =
                     matches!(input, Input::Attempt(report) if report.attempt == *attempt && matches!(report.what, AttemptNews::Ended(_)));
@@ -106,6 +107,9 @@ impl Checker {
                     self.findings.check(Law::S14, &epic.iter().collect::<Vec<_>>(), right);
                 }
             }
+            Decision::Held { post, duty, .. } => self.cluster.hold(post, *duty != Duty::Active),
+            // What is handed over has decisions of its own.
+            Decision::GraceEnded { .. } => {}
         }
         Ok(())
     }
@@ -208,6 +212,18 @@ impl Checker {
         self.count_begin(key);
     }
 
+    /// S9: a drain never ends what must not be tried again and may have begun.
+    fn cancel(&mut self, key: InstanceKey, cause: CancelCause) {
+        let epic = &self.epics[key.0];
+        let (id, once) = (epic.id.clone(), epic.task_of(key.1).retry.is_once());
+        let Some(open) = self.open_mut(key) else { return };
+        open.draining = cause == CancelCause::Drain;
+        let begun = open.claimed || open.started;
+        if once && cause == CancelCause::Drain {
+            self.findings.check(Law::S9, &[&id], !begun);
+        }
+    }
+
     /// A run begins no more often than its policy says: S9 for `retry: 0`, L7 otherwise.
     fn count_begin(&mut self, key: InstanceKey) {
         let epic = &mut self.epics[key.0];
@@ -231,6 +247,7 @@ impl Checker {
         let id = self.epics[key.0].id.clone();
         let Some(open) = self.open(key.0, key.1) else { return };
         let (expected, had_locks, started, began) = (open.token, !open.locks.is_empty(), open.started, open.began);
+        let draining = open.draining;
         self.findings.check(Law::S8, &[&id], token == expected);
         let of_itself = matches!(end.outcome, Outcome::Succeeded | Outcome::Exit | Outcome::Output | Outcome::Resource);
         self.findings.check(Law::S13, &[&id], reported || !of_itself);
@@ -245,8 +262,11 @@ impl Checker {
         let epic = &mut self.epics[key.0];
         let undo = epic.instances[key.1 as usize].undo;
         let over = !undo && (epic.cancelling || (epic.stopping && !epic.task_of(key.1).condition.outlives_failure()));
+        let once = epic.task_of(key.1).retry.is_once();
         let instance = &mut epic.instances[key.1 as usize];
-        if end.outcome == Outcome::NotStarted && began && !started {
+        // What a drain took from its agent does not count, except where nothing may be tried twice.
+        let moved = draining && !of_itself && !once;
+        if began && (moved || (end.outcome == Outcome::NotStarted && !started)) {
             instance.began = instance.began.saturating_sub(1);
         }
         instance.stage = Stage::Idle;

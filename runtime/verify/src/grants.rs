@@ -128,6 +128,7 @@ impl Checker {
             claimed: false,
             started: false,
             began: false,
+            draining: false,
         }));
     }
 

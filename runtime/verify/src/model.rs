@@ -52,6 +52,8 @@ pub(crate) struct Open {
     pub started: bool,
     /// Counted as a try: it began, or was allowed to.
     pub began: bool,
+    /// It is being taken from its agent because that is drained.
+    pub draining: bool,
 }
 
 /// One instance.

@@ -45,7 +45,8 @@ impl Checker {
             | Input::LoseNode { .. }
             | Input::Silent { .. }
             | Input::Tick
-            | Input::Upkeep(_) => false,
+            | Input::Upkeep(_)
+            | Input::Hold { .. } => false,
         }
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use amphi_coordination::{InstanceEnd, InstanceState};
 use amphi_protocol::document::EpicSpec;
-use amphi_protocol::ids::{EpicId, IncidentId, ProjectId, SubmitKey};
-use amphi_protocol::journal::{Input, Resolution, SpecRef, Submission};
+use amphi_protocol::ids::{EpicId, IncidentId, NodeId, ProjectId, SubmitKey};
+use amphi_protocol::journal::{Duty, Hold, Input, Post, Resolution, SpecRef, Submission};
 
 use super::epics;
 use super::world::{Event, Reply, Sender, Verdict, World};
@@ -67,7 +67,7 @@ impl World {
             return self.submit(*again, Purpose::Submit(*again));
         }
         if self.clients.stopped {
-            return;
+            return self.release_one();
         }
         match self.rng.below(100) {
             0..35 if self.clients.sent.len() < SUBMISSIONS_MAX => self.submit_new(),
@@ -84,6 +84,7 @@ impl World {
                 }
             }
             50..80 => self.operate(),
+            80..92 => self.hold_somebody(),
             _ => {}
         }
     }
@@ -156,6 +157,33 @@ impl World {
             _ => Input::RetryTask { epic, instances: vec![self.rng.below(6) as u32], by },
         };
         self.request(Purpose::Other, input);
+    }
+
+    /// An operator pauses, drains or takes back an agent or a node, also one that does not exist.
+    fn hold_somebody(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let state = leader.seat.state();
+        let mut posts: Vec<Post> = state.nodes().map(|(id, _)| Post::Node(id.clone())).collect();
+        posts.extend(state.agents().map(|(id, _)| Post::Agent(id.clone())));
+        posts.push(Post::Node(NodeId::parse("nobody").expect("the id is valid")));
+        let post = self.rng.pick(&posts).clone();
+        let hold = match self.rng.below(10) {
+            0..4 => Hold::Resume,
+            4..6 => Hold::Pause,
+            _ => Hold::Drain { grace_ms: self.rng.below(1_500) },
+        };
+        self.request(Purpose::Other, Input::Hold { post, hold, by: "operator".to_owned() });
+    }
+
+    /// In the end somebody takes everything back that is held, or its work would wait for ever.
+    fn release_one(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let state = leader.seat.state();
+        let node = state.nodes().find(|(_, node)| node.alive && node.duty != Duty::Active).map(|(id, _)| Post::Node(id.clone()));
+        let held = node.or_else(|| state.agents().find(|(_, agent)| agent.duty != Duty::Active).map(|(id, _)| Post::Agent(id.clone())));
+        if let Some(post) = held {
+            self.request(Purpose::Other, Input::Hold { post, hold: Hold::Resume, by: "operator".to_owned() });
+        }
     }
 
     fn person_answers(&mut self) {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use amphi_coordination::{AttemptPhase, EpicStatus, InstanceEnd, InstanceState, Refusal};
 use amphi_protocol::journal::{
-    AgentLife, AttemptNews, CancelCause, Decision, EpicEnd, IncidentKind, Input, Next, Outcome, Resolution, Upkeep,
+    AgentLife, AttemptNews, CancelCause, Decision, EpicEnd, Hold, IncidentKind, Input, Next, Outcome, Post, Resolution, Upkeep,
 };
 use amphi_protocol::message::MessageType;
 
@@ -71,7 +71,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ),
     ("outcome", &["succeeded", "exit", "output", "resource", "cancelled", "agent_lost", "not_started"]),
     ("next", &["succeeded", "failed", "cancelled", "retry", "unknown"]),
-    ("cancel", &["request", "timeout", "stuck", "lease", "fail_fast"]),
+    ("cancel", &["request", "timeout", "stuck", "lease", "fail_fast", "drain"]),
     (
         "input",
         &[
@@ -105,6 +105,10 @@ const NAMES: &[(&str, &[&str])] = &[
             "upkeep_segment",
             "upkeep_retire",
             "upkeep_history",
+            "resume",
+            "pause",
+            "drain_agent",
+            "drain_node",
         ],
     ),
     (
@@ -145,6 +149,8 @@ const NAMES: &[(&str, &[&str])] = &[
             "history_over",
             "staff_added",
             "staff_removed",
+            "held",
+            "grace_ended",
         ],
     ),
     ("message", &["task_complete", "error", "status_update"]),
@@ -273,6 +279,10 @@ impl Tally {
             Input::Upkeep(Upkeep::SegmentArchived(_)) => "upkeep_segment",
             Input::Upkeep(Upkeep::Retire(_)) => "upkeep_retire",
             Input::Upkeep(Upkeep::HistoryOver { .. }) => "upkeep_history",
+            Input::Hold { hold: Hold::Resume, .. } => "resume",
+            Input::Hold { hold: Hold::Pause, .. } => "pause",
+            Input::Hold { hold: Hold::Drain { .. }, post: Post::Agent(_), .. } => "drain_agent",
+            Input::Hold { hold: Hold::Drain { .. }, post: Post::Node(_), .. } => "drain_node",
         };
         self.add("input", name);
     }
@@ -324,6 +334,8 @@ impl Tally {
             Decision::HistoryOver { .. } => "history_over",
             Decision::StaffChanged { removed, .. } if removed.is_empty() => "staff_added",
             Decision::StaffChanged { .. } => "staff_removed",
+            Decision::Held { .. } => "held",
+            Decision::GraceEnded { .. } => "grace_ended",
         };
         self.add("decision", name);
     }
@@ -335,6 +347,7 @@ impl Tally {
             CancelCause::Stuck => "stuck",
             CancelCause::Lease => "lease",
             CancelCause::FailFast => "fail_fast",
+            CancelCause::Drain => "drain",
         };
         self.add("cancel", name);
     }

@@ -2,5 +2,6 @@
 //!
 //! Every step is checked against the laws, and each history ends with the second opinion of the checker.
 
+mod drain;
 mod fairness;
 mod stage;

@@ -119,6 +119,13 @@ impl Stage {
         self.must(Input::Join(info));
     }
 
+    /// Agents, with their roles, come to a node in its life, and others leave it.
+    pub fn staff(&mut self, name: &str, life: u64, added: &[(&str, &str)], removed: &[&str]) {
+        let added: Vec<Value> = added.iter().map(|(id, role)| json!({ "agent": id, "role": role, "skills": [] })).collect();
+        let report = json!({ "node": name, "incarnation": life, "added": added, "removed": removed, "cause": "queue" });
+        self.must(Input::Staff(serde_json::from_value(report).expect("it is a report on staff")));
+    }
+
     /// Submits a document under its name.
     pub fn submit(&mut self, document: Value) -> EpicId {
         let epic = EpicId::parse(document["name"].as_str().expect("a document has a name")).expect("the name is an epic id");

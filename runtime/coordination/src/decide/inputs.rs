@@ -50,6 +50,7 @@ impl Deciding<'_> {
             Input::Silent { attempt, cause } => self.silent(attempt, *cause),
             Input::Tick => self.tick(),
             Input::Upkeep(upkeep) => self.upkeep(upkeep),
+            Input::Hold { post, hold, by } => self.hold(post, *hold, by),
         }
     }
 
@@ -295,6 +296,7 @@ impl Deciding<'_> {
     }
 
     fn tick(&mut self) -> Result<(), Refusal> {
+        self.hand_over_what_is_due();
         for _ in 0..TIMERS_PER_TICK {
             let Some(timer) = self.state.timers.first().filter(|timer| timer.at <= self.state.now).cloned() else { break };
             match timer.kind {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use amphi_protocol::ids::{AgentId, AttemptRef, NodeId, Token};
+use amphi_protocol::journal::{Duty, Post};
 
 use super::{Violation, hold};
 use crate::epic::{Attempt, Epic, InstanceState};
@@ -34,7 +35,20 @@ pub(super) fn check(state: &State) -> Result<(), Violation> {
     for (id, agent) in &state.fleet.agents {
         check_agent(state, id, agent, holders.get(id))?;
     }
+    check_graces(state)?;
     check_profiles(state)
+}
+
+/// A drain is remembered as long as somebody may still be ended for it, and no drain is forgotten by its clock.
+fn check_graces(state: &State) -> Result<(), Violation> {
+    for (until, post) in &state.fleet.graces {
+        let duty = match post {
+            Post::Agent(id) => state.fleet.agents.get(id).map(|agent| agent.duty),
+            Post::Node(id) => state.fleet.nodes.get(id).filter(|node| node.alive).map(|node| node.duty),
+        };
+        hold("kept", duty == Some(Duty::Draining { until: *until }), || format!("{post:?} has a grace until {until:?} and is {duty:?}"))?;
+    }
+    Ok(())
 }
 
 fn check_attempt(state: &State, epic: &Epic, at: &AttemptRef, open: &Attempt) -> Result<(), Violation> {
@@ -67,6 +81,10 @@ fn check_profiles(state: &State) -> Result<(), Violation> {
         let members = agents.iter().filter(|(_, agent)| agent.profile == position);
         let (mut living, mut idle) = (0, BTreeMap::<NodeId, BTreeSet<AgentId>>::new());
         for (id, agent) in members {
+            let node = state.fleet.nodes.get(&agent.node);
+            if agent.duty != Duty::Active || node.is_some_and(|node| node.duty != Duty::Active) {
+                continue;
+            }
             living += u32::from(matches!(agent.state, AgentState::Idle | AgentState::Busy(_)));
             if agent.state == AgentState::Idle {
                 idle.entry(agent.node.clone()).or_default().insert(id.clone());

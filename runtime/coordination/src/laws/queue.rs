@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use amphi_protocol::document::LockMode;
 use amphi_protocol::ids::{EpicId, Token};
+use amphi_protocol::journal::Duty;
 
 use super::{Violation, hold};
 use crate::backlog::Turn;
@@ -82,7 +83,8 @@ fn check_turns(state: &State) -> Result<(), Violation> {
 /// Its profiles, and whether anybody lives who could serve it.
 fn check_class(state: &State, class: &Class) -> Result<(), Violation> {
     let serving = state.fleet.agents.values().filter(|agent| class.demand.accepts(&agent.role, &agent.skills));
-    let servable = serving.clone().any(|agent| matches!(agent.state, AgentState::Idle | AgentState::Busy(_)));
+    let free = |agent: &crate::fleet::Agent| agent.duty == Duty::Active && state.fleet.nodes[&agent.node].duty == Duty::Active;
+    let servable = serving.clone().any(|agent| free(agent) && matches!(agent.state, AgentState::Idle | AgentState::Busy(_)));
     hold("kept", class.servable == servable, || format!("class {:?} is kept as servable: {}", class.demand, class.servable))?;
     let missing = serving.map(|agent| agent.profile).find(|profile| !class.profiles.contains(profile));
     hold("kept", missing.is_none(), || format!("class {:?} does not know profile {missing:?}", class.demand))
@@ -174,7 +176,8 @@ fn check_served(state: &State, class: &Class) -> Result<(), Violation> {
     }
     let fits = |agent: &&crate::fleet::Agent| {
         let node = &state.fleet.nodes[&agent.node];
-        let room = node.alive && (node.running.len() as u64) < u64::from(node.capacity);
+        let room =
+            node.alive && node.duty == Duty::Active && agent.duty == Duty::Active && (node.running.len() as u64) < u64::from(node.capacity);
         agent.state == AgentState::Idle && room && class.demand.accepts(&agent.role, &agent.skills)
     };
     let idle = state.fleet.agents.iter().find(|(_, agent)| fits(agent)).map(|(id, _)| id);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use amphi_protocol::ids::EpicId;
+use amphi_protocol::journal::Duty;
 use amphi_protocol::view::{WaitView, WhyView};
 
 use crate::epic::{Epic, InstanceState};
@@ -13,6 +14,8 @@ use crate::views::LeaseLeft;
 
 /// Longest chain that is shown.
 const CHAIN_MAX: usize = 32;
+/// Held agents and nodes that are named.
+const HELD_SHOWN: usize = 5;
 
 impl State {
     /// The chain of causes; empty if the task runs or has ended.
@@ -48,7 +51,7 @@ impl State {
                 }
                 WaitReason::Lock => self.lock_wait(*order, lease_left, waits),
                 WaitReason::NoAgent => {
-                    waits.push(plain("no_agent", demand_text(epic, i)));
+                    waits.push(plain("no_agent", demand_text(epic, i) + &self.held_text(epic, i)));
                     None
                 }
                 WaitReason::Capacity => {
@@ -82,6 +85,24 @@ impl State {
         let on = format!("{}/{}", epic.id, epic.key(before));
         waits.push(WaitView { reason: "undo".to_owned(), on, holder: None, lease_left_ms: None, place: Some(place) });
         Some((epic, before))
+    }
+
+    /// Who could do it and is held by an operator; empty if nobody.
+    fn held_text(&self, epic: &Epic, i: u32) -> String {
+        let demand = Demand::of(epic.spec_of(i));
+        let mut held = BTreeSet::new();
+        for (id, agent) in self.fleet.agents.iter().filter(|(_, agent)| demand.accepts(&agent.role, &agent.skills)) {
+            let node = self.fleet.nodes.get(&agent.node).filter(|node| node.alive);
+            match (node.map(|node| node.duty), agent.duty) {
+                (Some(Duty::Draining { .. } | Duty::Paused), _) => held.insert(format!("{} is drained", agent.node)),
+                (Some(Duty::Active), Duty::Draining { .. }) => held.insert(format!("{id} is drained")),
+                (Some(Duty::Active), Duty::Paused) => held.insert(format!("{id} is paused")),
+                (Some(Duty::Active), Duty::Active) | (None, _) => false,
+            };
+        }
+        let shown: Vec<String> = held.iter().take(HELD_SHOWN).cloned().collect();
+        let more = if held.len() > shown.len() { format!(" and {} more", held.len() - shown.len()) } else { String::new() };
+        if shown.is_empty() { String::new() } else { format!("; {}{more}", shown.join(", ")) }
     }
 
     /// An instance that must end before instance `i` can be let go.

@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Global;
-use super::arguments::{ListBounds, cut_note};
+use super::arguments::{DurationArg, ListBounds, cut_note};
 use super::client::Client;
 use super::failure::{Failure, exit};
 use super::screen::{Cell, Screen, Style, facts, items, state_cell, state_mark, table, talk, text_of};
@@ -22,6 +22,22 @@ pub enum AgentCommand {
     Show(AgentArgs),
     /// Replace an agent, also one in quarantine; what it ran is tried again as its task says
     Restart(AgentArgs),
+    /// Give an agent nothing new until it is resumed; what it runs goes on
+    Pause(AgentArgs),
+    /// Give a paused or drained agent work again
+    Resume(AgentArgs),
+    /// Give an agent nothing new, and hand over what it runs
+    Drain(DrainArgs),
+}
+
+/// `agent drain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    #[command(flatten)]
+    agent: AgentArgs,
+    /// How long what it runs may go on; then it is handed over, which is no failure
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    grace: DurationArg,
 }
 
 /// `agent ls`.
@@ -57,6 +73,23 @@ pub async fn agent(global: &Global, screen: Screen, command: AgentCommand) -> Re
         AgentCommand::Restart(args) => {
             let reply = client.call("agent.restart", &json!({ "agent": args.agent })).await?;
             screen.show(&reply, |_, _| format!("{} is being restarted\n", args.agent))?;
+        }
+        AgentCommand::Pause(args) => {
+            let reply = client.call("agent.pause", &json!({ "agent": args.agent })).await?;
+            screen.show(&reply, |_, _| format!("{} takes nothing new; `amphi agent resume {0}` takes that back\n", args.agent))?;
+        }
+        AgentCommand::Resume(args) => {
+            let reply = client.call("agent.resume", &json!({ "agent": args.agent })).await?;
+            screen.show(&reply, |_, _| format!("{} takes work again\n", args.agent))?;
+        }
+        AgentCommand::Drain(args) => {
+            let agent = args.agent.agent;
+            let body = json!({ "agent": agent, "timeout_ms": args.grace.0.as_millis() as u64 });
+            let reply = client.call("agent.drain", &body).await?;
+            screen.show(&reply, |reply, _| match reply["task"].is_null() {
+                true => format!("{agent} is drained; `amphi agent resume {agent}` takes that back\n"),
+                false => format!("{agent} takes nothing new and hands {} over if it still runs then\n", work(reply)),
+            })?;
         }
     }
     Ok(exit::OK)
@@ -102,6 +135,7 @@ fn agent_text(agent: &Value, style: Style) -> String {
         ("node", text_of(agent, "node")),
         ("work", work(agent)),
         ("restarts", text_of(agent, "restarts")),
+        ("duty", text_of(agent, "duty")),
     ];
     format!("{}\n{}{}", style.paint(paint, &format!("{glyph} {state}")), facts(&pairs, style), messages_text(agent, style))
 }

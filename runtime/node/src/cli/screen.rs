@@ -158,7 +158,7 @@ pub fn state_mark(state: &str) -> (&'static str, Paint) {
         "running" | "busy" | "started" => ("▶", Paint::Busy),
         "assigned" | "starting" => ("▷", Paint::Busy),
         "retrying" | "restarting" | "suspect" => ("↻", Paint::Warn),
-        "waiting" | "open" | "warn" | "paused" => ("◌", Paint::Warn),
+        "waiting" | "open" | "warn" | "paused" | "draining" | "drained" => ("◌", Paint::Warn),
         "skipped" => ("↷", Paint::Dim),
         "unknown" => ("?", Paint::Warn),
         "undone" => ("↶", Paint::Dim),

@@ -115,7 +115,7 @@ fn picture(seen: &Value, style: Style) -> String {
         return style.paint(Paint::Warn, "◌ no answer from the cluster now; trying again\n");
     }
     let (nodes, agents, queue) = (items(seen, "nodes"), items(seen, "agents"), items(seen, "queue"));
-    let alive = nodes.iter().filter(|node| node["state"] == "alive").count();
+    let alive = nodes.iter().filter(|node| node["state"] != "lost").count();
     let clock = text_of(seen, "at").get(11..19).unwrap_or_default().to_owned();
     let parts = [
         format!("{clock}Z"),

@@ -143,13 +143,11 @@ pub async fn tree(gateway: Arc<Gateway>, request: Request) -> Answer {
         let gateway = gateway.clone();
         async move {
             let subject = NodeId::parse(&node.id).map(|id| subjects::node_tree(&id)).unwrap_or_default();
-            let answer = if node.state == "alive" {
-                gateway.bus.request(subject, BTreeMap::new(), Bytes::new(), NODE_ANSWERS_WITHIN).await.ok()
-            } else {
-                None
-            };
+            let lives = node.state != "lost";
+            let answer =
+                if lives { gateway.bus.request(subject, BTreeMap::new(), Bytes::new(), NODE_ANSWERS_WITHIN).await.ok() } else { None };
             let root = answer.and_then(|answer| serde_json::from_slice::<Value>(&answer.body).ok()).unwrap_or(Value::Null);
-            let state = if node.state == "alive" && root.is_null() { "silent".to_owned() } else { node.state };
+            let state = if lives && root.is_null() { "silent".to_owned() } else { node.state };
             json!({ "node": node.id, "pid": node.pid, "incarnation": node.incarnation, "state": state, "restarts": node.restarts, "last_exit": node.last_exit,
                 "root": root })
         }

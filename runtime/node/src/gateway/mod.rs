@@ -6,6 +6,7 @@
 mod epics;
 mod fleet;
 mod history;
+mod hold;
 mod page;
 mod request;
 mod submit;
@@ -103,9 +104,13 @@ endpoints! {
     "agent.list" => fleet::agents,
     "agent.get" => fleet::agent,
     "agent.restart" => fleet::restart_agent,
+    "agent.pause" => hold::pause_agent,
+    "agent.resume" => hold::resume_agent,
+    "agent.drain" => hold::drain_agent,
     "node.list" => fleet::nodes,
     "node.get" => fleet::node,
     "node.join" => fleet::join,
+    "node.drain" => hold::drain_node,
     "role.list" => fleet::roles,
     "tree.get" => fleet::tree,
     "incident.list" => fleet::incidents,

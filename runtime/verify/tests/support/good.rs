@@ -34,10 +34,10 @@ pub fn all() -> Vec<(&'static str, Journal)> {
         ("new-leader", new_leader()),
         ("unserved-request", unserved_request()),
         ("upkeep", upkeep()),
-        ("staff", staff()),
     ]
     .into_iter()
     .chain(super::flow::good())
+    .chain(super::staff::good())
     .collect()
 }
 
@@ -137,17 +137,6 @@ fn retried() -> Journal {
     journal.end(&second, Outcome::Exit, Next::Retry { at: Timestamp(0) }, vec![third.assigned()]);
     journal.start(&third);
     journal.end(&third, Outcome::Succeeded, Next::Succeeded, vec![ended("retry", EpicEnd::Succeeded)]);
-    journal
-}
-
-/// An agent of a new role comes, works and leaves.
-fn staff() -> Journal {
-    const LATER: &str = "node-1-Auditor-1";
-    let mut journal = Journal::with_workers(1);
-    journal.staff(&[(LATER, "Auditor")], &[]);
-    journal.submit("staff", spec(vec![task("a", json!({"agent": "Auditor"}))], json!({})), vec![]);
-    journal.run("staff", 0, LATER, vec![ended("staff", EpicEnd::Succeeded)]);
-    journal.staff(&[], &[LATER]);
     journal
 }
 

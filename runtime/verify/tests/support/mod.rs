@@ -5,6 +5,7 @@
 
 pub mod flow;
 pub mod good;
+pub mod staff;
 pub mod violations;
 
 use std::sync::Arc;
@@ -205,7 +206,6 @@ impl Journal {
         self.commit(Input::Join(info.clone()), vec![Decision::NodeJoined(info)]);
     }
 
-    /// Accepts an epic and whatever is decided with it.
     /// Agents come to `node-1` and leave it.
     pub fn staff(&mut self, added: &[(&str, &str)], removed: &[&str]) {
         let info =
@@ -217,6 +217,7 @@ impl Journal {
         self.commit(Input::Staff(report), vec![Decision::StaffChanged { node, added, removed, cause }]);
     }
 
+    /// Accepts an epic and whatever is decided with it.
     pub fn submit(&mut self, id: &str, spec: Arc<EpicSpec>, also: Vec<Decision>) {
         let project = spec.project.clone();
         let (reference, _) = SpecRef::new(spec);

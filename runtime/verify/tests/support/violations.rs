@@ -52,11 +52,6 @@ pub fn all() -> Vec<(Law, &'static str, Journal)> {
         (Law::S13, "same-key-twice", same_key_twice()),
         (Law::S13, "same-report-twice", same_report_twice()),
         (Law::S13, "result-without-report", result_without_report()),
-        (Law::S14, "wrong-role", wrong_role()),
-        (Law::S14, "missing-skill", missing_skill()),
-        (Law::S14, "former-life", former_life()),
-        (Law::S14, "agent-that-left", agent_that_left()),
-        (Law::S14, "dismissed-at-work", dismissed_at_work()),
         (Law::S15, "report-of-another-node", report_of_another_node()),
         (Law::S15, "report-of-a-former-life", report_of_a_former_life()),
         (Law::S18, "cycle", cycle()),
@@ -69,6 +64,7 @@ pub fn all() -> Vec<(Law, &'static str, Journal)> {
     ]
     .into_iter()
     .chain(super::flow::violations())
+    .chain(super::staff::violations())
     .collect()
 }
 
@@ -116,13 +112,13 @@ fn put_away_early() -> Journal {
 }
 
 /// One task `a` in an epic `e`, two workers.
-fn one_task(extra: serde_json::Value) -> Journal {
+pub fn one_task(extra: serde_json::Value) -> Journal {
     let mut journal = Journal::with_workers(2);
     journal.submit("e", spec(vec![task("a", extra)], json!({})), vec![]);
     journal
 }
 
-fn over(id: &str) -> Vec<Decision> {
+pub fn over(id: &str) -> Vec<Decision> {
     vec![ended(id, EpicEnd::Succeeded)]
 }
 
@@ -423,43 +419,6 @@ fn result_without_report() -> Journal {
     let a = journal.assign("e", 0, W1);
     journal.start(&a);
     journal.commit(Input::Tick, [vec![a.ended(Outcome::Succeeded, Next::Succeeded)], over("e")].concat());
-    journal
-}
-
-fn wrong_role() -> Journal {
-    let mut journal = one_task(json!({"agent": "Wizard"}));
-    journal.run("e", 0, W1, over("e"));
-    journal
-}
-
-fn missing_skill() -> Journal {
-    let mut journal = one_task(json!({"skills": ["magic"]}));
-    journal.run("e", 0, W1, over("e"));
-    journal
-}
-
-fn former_life() -> Journal {
-    let mut journal = one_task(json!({}));
-    let mut a = journal.give("e", 0, (1, 1), W1);
-    a.incarnation = Incarnation(9);
-    journal.commit(Input::Tick, vec![a.assigned()]);
-    journal.commit(Input::Tick, vec![a.ended(Outcome::AgentLost, Next::Failed), ended("e", EpicEnd::Failed)]);
-    journal
-}
-
-fn agent_that_left() -> Journal {
-    let mut journal = one_task(json!({}));
-    journal.staff(&[], &[W2]);
-    journal.run("e", 0, W2, over("e"));
-    journal
-}
-
-fn dismissed_at_work() -> Journal {
-    let mut journal = one_task(json!({}));
-    let a = journal.assign("e", 0, W1);
-    journal.start(&a);
-    journal.staff(&[], &[W1]);
-    journal.end(&a, Outcome::Succeeded, Next::Succeeded, over("e"));
     journal
 }
 
