@@ -265,6 +265,7 @@ pub(crate) fn attempt(input: &Input) -> Option<&AttemptRef> {
         | Input::Agent(_)
         | Input::Staff(_)
         | Input::Tick
+        | Input::Signal { .. }
         | Input::Upkeep(_) => None,
     }
 }

@@ -123,3 +123,96 @@ pub fn output(epic: &EpicId, task_token: &str, run: u32, attempt: u32, stream: &
 pub fn key_token(key: &str) -> String {
     key.trim_end_matches(']').chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect()
 }
+
+/// Longest subject that a task may wait for.
+const AWAITED_BYTES_MAX: usize = 256;
+
+/// Whether a task may wait for messages on `subject`, which may hold the wildcards `*` and `>`.
+///
+/// # Errors
+/// Why not, in words that fit after "cannot be awaited:".
+pub fn awaitable(subject: &str) -> Result<(), &'static str> {
+    if subject.is_empty() || subject.len() > AWAITED_BYTES_MAX {
+        return Err("a subject has 1 to 256 bytes");
+    }
+    if subject.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err("a subject has no blanks");
+    }
+    let tokens: Vec<&str> = subject.split('.').collect();
+    if tokens.iter().any(|token| token.is_empty()) {
+        return Err("between its dots stands a word");
+    }
+    if tokens.iter().any(|token| token.len() > 1 && token.contains(['*', '>'])) || tokens[..tokens.len() - 1].contains(&">") {
+        return Err("`*` stands for one whole word, and `>` only at the end");
+    }
+    if matches!(tokens[0], "*" | ">") {
+        return Err("its first word must be a word, or the traffic of the system itself would match");
+    }
+    if tokens[0].starts_with('$') || matches!(tokens[0], "amphi" | "_INBOX") {
+        return Err("subjects that begin with `$`, `amphi.` or `_INBOX.` belong to the system");
+    }
+    Ok(())
+}
+
+/// True if a message on `subject` is one that `pattern` stands for.
+pub fn matches(pattern: &str, subject: &str) -> bool {
+    let mut wanted = pattern.split('.');
+    let mut found = subject.split('.');
+    loop {
+        match (wanted.next(), found.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some(want), Some(token)) if want == "*" || want == token => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_stand_for_words() {
+        for (pattern, subject, expected) in [
+            ("a.b", "a.b", true),
+            ("a.b", "a.c", false),
+            ("a.*", "a.b", true),
+            ("a.*", "a.b.c", false),
+            ("a.>", "a.b.c", true),
+            ("a.>", "a", false),
+            ("a.*.c", "a.b.c", true),
+            ("a.b.c", "a.b", false),
+        ] {
+            assert_eq!(matches(pattern, subject), expected, "{pattern} {subject}");
+        }
+    }
+
+    #[test]
+    fn the_system_s_own_subjects_cannot_be_awaited() {
+        for good in ["a", "deploy.approved", "deploy.*.done", "deploy.>", "Deploy-1.x_y"] {
+            assert_eq!(awaitable(good), Ok(()), "{good}");
+        }
+        let long = "x".repeat(300);
+        for bad in [
+            "",
+            ">",
+            "*",
+            "*.a",
+            "$JS.API",
+            "$SYS.>",
+            "amphi.api.epic.submit",
+            "amphi.>",
+            "_INBOX.x",
+            "a..b",
+            ".a",
+            "a.",
+            "a b",
+            "a.>.b",
+            "a.b*",
+            "a\n",
+            &long,
+        ] {
+            assert!(awaitable(bad).is_err(), "{bad}");
+        }
+    }
+}

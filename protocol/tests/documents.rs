@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use amphi_protocol::api::ErrorCode;
 use amphi_protocol::document::{
-    Catalog, CompileOptions, Compiled, Condition, OutputType, Plan, RetryCause, RetryPolicy, Work, Workspace, compile, compile_bytes,
+    Catalog, CompileOptions, Compiled, Condition, OutputType, Plan, RetryCause, RetryPolicy, WaitFor, Work, Workspace, compile,
+    compile_bytes,
 };
 use amphi_protocol::ids::RoleName;
 use serde_json::json;
@@ -182,10 +183,10 @@ fn an_unknown_key_has_a_hint() {
 #[test]
 fn each_task_has_exactly_one_kind_and_later_kinds_are_refused() {
     refused(&doc("tasks:\n  a: { needs: [] }\n  b: { run: x, tool: noop }\n  c: 5\n"), &[(Type, 4, 3), (Type, 5, 16), (Type, 6, 6)]);
-    for kind in ["prompt: hi", "approve: { by: ['user:x'] }", "ask: [{ id: a, text: b, type: string }]", "epic: x.yaml", "wait: 10m"] {
+    for kind in ["prompt: hi", "approve: { by: ['user:x'] }", "ask: [{ id: a, text: b, type: string }]", "epic: x.yaml"] {
         refused(&doc(&format!("tasks:\n  a: {{ {kind} }}\n")), &[(Unsupported, 3 + 1, 8)]);
     }
-    refused(&doc("tasks:\n  a: { wait: 10 }\n"), &[(Unsupported, 4, 8), (Type, 4, 14)]);
+    refused(&doc("tasks:\n  a: { wait: 10 }\n"), &[(Type, 4, 14)]);
     refused(&doc("tasks:\n  a: { run: '' }\n  b: { run: [x] }\n  c: { run: 5 }\n"), &[(Type, 4, 13), (Type, 5, 13), (Type, 6, 13)]);
     refused(
         &doc("tasks:\n  a: { run: x, with: {} }\n  b: { tool: noop, with: 3 }\n  c: { run: x, model: m }\n"),
@@ -438,6 +439,24 @@ fn a_condition_is_a_word_or_an_expression() {
             (ErrorCode::EpicUnknownTask, 10, 20),
             (Type, 11, 20),
         ],
+    );
+}
+
+#[test]
+fn a_wait_is_a_duration_or_an_event() {
+    let spec = accepted(&doc(
+        "inputs: { env: prod }\ndefaults: { timeout: 5s, locks: { write: [db] }, agent: BuildMaster }\ntasks:\n  a: { wait: 10m }\n  b: { matrix: { i: [x, y.z] }, wait: { event: 'go.${{ inputs.env }}.${{ matrix.i }}' }, timeout: 1h }\n  c: { needs: [d], run: 'echo ${{ tasks.d.outputs.data }}' }\n  d: { wait: { event: 'go.>' } }\n",
+    ));
+    assert_eq!(spec.tasks[0].work, Work::Wait(WaitFor::Duration { ms: 600_000 }));
+    assert_eq!((spec.tasks[0].timeout_ms, spec.tasks[0].agent.clone(), spec.tasks[0].locks.is_empty()), (None, None, true));
+    assert_eq!(spec.tasks[1].timeout_ms, Some(3_600_000));
+    let plan = Plan::expand(&spec);
+    assert_eq!([plan.awaited(&spec, 1), plan.awaited(&spec, 2)], [Some("go.prod.x".to_owned()), Some("go.prod.y.z".to_owned())]);
+    refused(
+        &doc(
+            "tasks:\n  a: { wait: { event: '$JS.x' } }\n  b: { wait: { event: amphi.api.x } }\n  c: { wait: {} }\n  d: { wait: { event: 'a b' } }\n  e: { wait: 5m, agent: BuildMaster, timeout: 1m }\n  f: { needs: [a], run: 'echo ${{ tasks.a.outputs.x }}' }\n  g: { wait: { event: a, at: b } }\n",
+        ),
+        &[(Type, 4, 23), (Type, 5, 23), (Type, 6, 14), (Type, 7, 23), (Type, 8, 18), (Type, 8, 38), (UnknownKey, 10, 26)],
     );
 }
 

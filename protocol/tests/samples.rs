@@ -67,14 +67,14 @@ variants!(input, Input:
     Lead = "lead", Submit = "submit", CancelEpic = "cancel_epic", PauseEpic = "pause_epic",
     ResumeEpic = "resume_epic", RetryEpic = "retry_epic", SkipTask = "skip_task", CancelTask = "cancel_task", RetryTask = "retry_task",
     ResolveIncident = "resolve_incident", Join = "join", LoseNode = "lose_node", Agent = "agent", Staff = "staff", Attempt = "attempt",
-    Silent = "silent", Tick = "tick", Upkeep = "upkeep", Hold = "hold",
+    Silent = "silent", Tick = "tick", Upkeep = "upkeep", Hold = "hold", Signal = "signal",
 );
 variants!(news, AttemptNews: Claim = "claim", Started = "started", Progress = "progress", Ended = "ended");
 variants!(decision, Decision:
     EpochStarted = "epoch_started", EpicAccepted = "epic_accepted", EpicStopping = "epic_stopping", EpicCancelling = "epic_cancelling",
     EpicEnded = "epic_ended", ConditionDecided = "condition_decided", UndoStarted = "undo_started", EpicPaused = "epic_paused",
     EpicResumed = "epic_resumed", InstancesSkipped = "instances_skipped", ResourceChanged = "resource_changed",
-    RunsOpened = "runs_opened", Assigned = "assigned", Claimed = "claimed", Started = "started",
+    RunsOpened = "runs_opened", WaitEnded = "wait_ended", Assigned = "assigned", Claimed = "claimed", Started = "started",
     Progressed = "progressed", AttemptCancelling = "attempt_cancelling", AttemptEnded = "attempt_ended", BackoffEnded = "backoff_ended",
     InstancesCancelled = "instances_cancelled", Reopened = "reopened", IncidentOpened = "incident_opened",
     IncidentResolved = "incident_resolved", NodeJoined = "node_joined", NodeLost = "node_lost", AgentChanged = "agent_changed", SnapshotTaken = "snapshot_taken",

@@ -9,6 +9,7 @@ mod courier;
 pub mod handle;
 mod post;
 mod publisher;
+mod signals;
 pub mod wiring;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ use courier::Couriers;
 pub use handle::{Leadership, ManagerHandle, Read, Snapshot};
 use post::Post;
 use publisher::Publisher;
+use signals::Signals;
 
 /// The actor.
 #[derive(Debug, Clone, Copy, Default)]
@@ -118,6 +120,7 @@ pub struct ManagerState {
     couriers: Couriers,
     publisher: Publisher,
     post: Post,
+    signals: Signals,
     last_tick: Instant,
     last_round: Instant,
     tick_waits: bool,
@@ -161,6 +164,7 @@ impl Actor for Manager {
         Ok(ManagerState {
             time: Time { base: arguments.clock.now(), since: now },
             couriers: Couriers::new(arguments.bus.clone()),
+            signals: Signals::new(arguments.bus.clone()),
             publisher: Publisher::start(arguments.shard, arguments.events.clone()),
             post: Post::start(arguments.mail.clone()),
             arguments,
@@ -189,6 +193,10 @@ impl Actor for Manager {
             ManagerMessage::Tick => state.tick(&myself)?,
         }
         state.pump(&myself)?;
+        if let Some(seat) = state.seat.as_ref().filter(|seat| seat.is_leading()) {
+            // Before the commit is acknowledged: whoever hears that a task waits can be heard by it.
+            state.signals.follow(seat.state(), &myself);
+        }
         state.answer_reads();
         Ok(())
     }

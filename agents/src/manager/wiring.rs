@@ -65,7 +65,13 @@ async fn answer(bus: &dyn MessageBus, manager: &ManagerHandle, message: BusMessa
 /// through its own gateway only, because its specification does not travel with it.
 fn may_come_from_outside(input: &Input) -> bool {
     match input {
-        Input::Lead { .. } | Input::LoseNode { .. } | Input::Silent { .. } | Input::Tick | Input::Submit(_) | Input::Upkeep(_) => false,
+        Input::Lead { .. }
+        | Input::LoseNode { .. }
+        | Input::Silent { .. }
+        | Input::Tick
+        | Input::Signal { .. }
+        | Input::Submit(_)
+        | Input::Upkeep(_) => false,
         Input::CancelEpic { .. }
         | Input::PauseEpic { .. }
         | Input::ResumeEpic { .. }

@@ -428,6 +428,12 @@ impl<'d> Check<'d> {
         if !source.spec.matrix.is_empty() && !own {
             let message = format!("`{reference}` has no single value: `{}` has a matrix", source.spec.name);
             self.report.error_hint(place, ErrorCode::EpicType, message, "let one task without a matrix collect the values");
+        } else if let Some(fixed) = source.spec.work.fixed_outputs()
+            && !fixed.contains(&output)
+        {
+            let known = if fixed.is_empty() { "it has none".to_owned() } else { format!("it has {}", fixed.join(" and ")) };
+            let message = format!("`{}` is a `{}` and has no output `{output}`", source.spec.name, source.spec.work.kind());
+            self.report.error_hint(place, ErrorCode::EpicType, message, known);
         } else if !source.spec.outputs.is_empty() && !source.spec.outputs.contains_key(output) {
             let hint = self.report.suggest(output, source.spec.outputs.keys().map(String::as_str));
             let hint = hint.unwrap_or_else(|| format!("declare it under `outputs` of `{}`", source.spec.name));

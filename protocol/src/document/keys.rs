@@ -70,6 +70,8 @@ pub(super) const DEFAULTS: &[&str] = &[
 ];
 /// Task keys that only mean something to an agent with a model.
 pub(super) const PROMPT_ONLY: &[&str] = &["tools", "model", "plan"];
+/// Task keys that only mean something where an agent runs the task.
+pub(super) const OF_AGENTS: &[&str] = &["agent", "skills", "locks", "retry", "stuck_after", "outputs", "env", "workdir", "undo"];
 /// Keys of `undo`.
 pub(super) const UNDO: &[&str] = &["with", "timeout", "env", "workdir", "agent", "skills", "retry", "stuck_after"];
 pub(super) const INPUT: &[&str] = &["type", "default", "pattern", "required", "description"];

@@ -40,9 +40,10 @@ impl Check<'_> {
         match kind.key.as_str() {
             "run" => self.run(kind, refs).map_or(nothing, Work::Run),
             "tool" => self.tool(kind, with, refs).unwrap_or(nothing),
+            "wait" => self.wait(kind, refs).unwrap_or(nothing),
             _ => {
                 self.later_kind(kind, refs);
-                let hint = "this release runs `run` and `tool`";
+                let hint = "this release runs `run`, `tool` and `wait`";
                 self.unsupported(kind.place, &format!("tasks of kind `{}`", kind.key), hint);
                 nothing
             }
@@ -123,12 +124,11 @@ impl Check<'_> {
             }
             "approve" => self.approve(node, refs),
             "ask" => self.questions(node, refs),
-            "epic" => {
+            _ => {
                 if !matches!(node.kind, Kind::Map(_)) {
                     read::text(&mut self.report, node, "epic");
                 }
             }
-            _ => self.wait(node),
         }
     }
 
@@ -193,16 +193,6 @@ impl Check<'_> {
                     _ => {}
                 }
             }
-        }
-    }
-
-    fn wait(&mut self, node: &Node) {
-        if matches!(node.kind, Kind::Map(_)) {
-            for field in read::fields(&mut self.report, node, "wait", &[keys::WAIT]).unwrap_or_default() {
-                read::text(&mut self.report, &field.value, "event");
-            }
-        } else {
-            read::duration(&mut self.report, node, "wait", 1);
         }
     }
 }

@@ -27,6 +27,7 @@ mod tasks;
 mod tests;
 mod texts;
 mod undo;
+mod wait;
 mod workspace;
 mod yaml;
 

@@ -2,7 +2,7 @@
 //!
 //! Work is linear in tasks, needs and instances. Waiting for a whole phase is a barrier per phase, never an edge per pair.
 
-use crate::document::{EpicSpec, LockMode, TaskSpec};
+use crate::document::{EpicSpec, LockMode, TaskSpec, WaitFor, Work};
 use crate::ids::Resource;
 
 /// The graph of one epic. Positions in `tasks` are those of [`EpicSpec::tasks`].
@@ -123,6 +123,14 @@ impl Plan {
         let position = spec.tasks.iter().position(|task| task.name.as_str() == name)?;
         let task = &self.tasks[position];
         (task.first..task.first + task.count).find(|&instance| self.key(spec, instance) == key)
+    }
+
+    /// The subject that an instance waits for, with its place in the matrix put in.
+    pub fn awaited(&self, spec: &EpicSpec, instance: u32) -> Option<String> {
+        match &spec.tasks[self.instances[instance as usize].task as usize].work {
+            Work::Wait(WaitFor::Event { subject }) => Some(resolve_matrix(subject, &self.matrix_values(spec, instance))),
+            Work::Wait(WaitFor::Duration { .. }) | Work::Run(_) | Work::Tool { .. } => None,
+        }
     }
 
     /// The resources of an instance, sorted, each once; a resource that is both read and written is written.

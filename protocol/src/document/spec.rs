@@ -188,6 +188,24 @@ pub enum Work {
         /// Its arguments.
         with: Value,
     },
+    /// Nothing: the Manager waits. Needs no agent.
+    Wait(WaitFor),
+}
+
+/// What a `wait` waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitFor {
+    /// Time, from the moment when its needs are met.
+    Duration {
+        /// How long.
+        ms: u64,
+    },
+    /// The first message on a NATS subject; `*` and `>` are wildcards. May hold `${{ matrix.i }}`.
+    Event {
+        /// The subject.
+        subject: String,
+    },
 }
 
 impl Work {
@@ -196,6 +214,24 @@ impl Work {
         match self {
             Self::Run(_) => "run",
             Self::Tool { .. } => "tool",
+            Self::Wait(_) => "wait",
+        }
+    }
+
+    /// True if an agent has to run it; otherwise the Manager itself holds it.
+    pub fn needs_agent(&self) -> bool {
+        match self {
+            Self::Run(_) | Self::Tool { .. } => true,
+            Self::Wait(_) => false,
+        }
+    }
+
+    /// The outputs that it has, where these do not depend on what runs.
+    pub fn fixed_outputs(&self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Run(_) | Self::Tool { .. } => None,
+            Self::Wait(WaitFor::Duration { .. }) => Some(&[]),
+            Self::Wait(WaitFor::Event { .. }) => Some(&["subject", "data"]),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Tasks: every key of one task, with the epic's defaults behind it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::LazyLock;
 
 use crate::api::ErrorCode;
 use crate::document::check::{Check, Draft, References, Scope};
@@ -10,7 +11,7 @@ use crate::document::outputs::parse_output_type;
 use crate::document::report::shown;
 use crate::document::yaml::{Entry, Kind, Node, Place};
 use crate::document::{
-    BACKOFF_MS_MAX_DEFAULT, MatrixAxis, OutputType, RetryCause, RetryPolicy, STUCK_AFTER_MS_DEFAULT, TaskSpec, keys, read,
+    BACKOFF_MS_MAX_DEFAULT, MatrixAxis, OutputType, RetryCause, RetryPolicy, STUCK_AFTER_MS_DEFAULT, TaskSpec, WaitFor, Work, keys, read,
 };
 use crate::ids::{ID_LENGTH_MAX, RoleName, TaskName};
 
@@ -55,6 +56,7 @@ impl<'d> Check<'d> {
         let is_mapping = matches!(entry.value.kind, Kind::Map(_));
         let work = if is_mapping { self.work(entry.place, &what, &listed, &mut refs) } else { empty_work() };
         self.later_keys(&fields, &what);
+        let fields = self.held_keys(fields, &what, &work);
         let phase = fields.own("phase").and_then(|node| self.phase(node));
         let needs = fields.own("needs").and_then(|node| self.needs(node));
         let locks = fields.get("locks").map(|node| self.locks(node, &mut refs)).unwrap_or_default();
@@ -153,6 +155,20 @@ impl<'d> Check<'d> {
             return Vec::new();
         }
         matrix::excludes(&mut self.report, node, axes).unwrap_or_default()
+    }
+
+    /// What the Manager itself holds has no agent, no process and no locks: such keys are refused at the task and not inherited.
+    fn held_keys<'m>(&mut self, mut fields: Fields<'d, 'm>, what: &str, work: &Work) -> Fields<'d, 'm> {
+        static NO_DEFAULTS: LazyLock<HashMap<&'static str, &'static Entry>> = LazyLock::new(HashMap::new);
+        let Work::Wait(wait) = work else { return fields };
+        let is_duration = matches!(wait, WaitFor::Duration { .. });
+        for key in keys::OF_AGENTS.iter().copied().chain(is_duration.then_some("timeout")) {
+            if let Some(entry) = fields.own.remove(key) {
+                let message = format!("`{key}` means nothing to {what}, which only waits");
+                self.report.error_hint(entry.place, ErrorCode::EpicType, message, "leave it out; `timeout` bounds the wait for an event");
+            }
+        }
+        Fields { own: fields.own, defaults: &NO_DEFAULTS }
     }
 
     /// Keys that mean nothing for this kind, or nothing in this release.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Epoch, Incarnation, IncidentId, NodeId, Resource, SubmitKey, Token};
 use crate::journal::{
     AgentInfo, AgentLife, AttemptEnd, CancelCause, Duty, Next, NodeInfo, Post, Resolution, SegmentRef, SnapshotRef, SpecRef, StaffCause,
+    WaitEnd,
 };
 
 /// What the Manager decided. Each decision changes the state by itself; some have effects after their commit.
@@ -177,6 +178,17 @@ pub enum Decision {
         end: AttemptEnd,
         /// What follows.
         next: Next,
+    },
+    /// A task that only waits has ended.
+    WaitEnded {
+        /// The epic.
+        epic: EpicId,
+        /// The instance.
+        i: u32,
+        /// Its run.
+        run: u32,
+        /// How.
+        end: WaitEnd,
     },
     /// The pause before the next attempt is over.
     BackoffEnded {

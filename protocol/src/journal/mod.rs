@@ -251,6 +251,13 @@ pub enum Input {
         /// Who asked.
         by: String,
     },
+    /// A message came in on a subject that tasks wait for.
+    Signal {
+        /// Its subject.
+        subject: String,
+        /// Its body: JSON, or the text as a JSON string.
+        data: Value,
+    },
 }
 
 /// Somebody who is given work: an agent, or a node with all its agents.
@@ -343,6 +350,23 @@ impl SpecRef {
     pub fn get(&self) -> Option<&Arc<EpicSpec>> {
         self.inline.as_ref().or(self.resolved.as_ref())
     }
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitEnd {
+    /// Its time is over.
+    Elapsed,
+    /// The message came.
+    Signalled {
+        /// The subject of the message.
+        subject: String,
+        /// Its body.
+        data: Value,
+    },
+    /// The message did not come within `timeout`.
+    TimedOut,
 }
 
 /// How a person reads an unknown outcome.

@@ -77,7 +77,9 @@ impl Deciding<'_> {
         for i in planned.first..planned.first + planned.count {
             match &known.instances[i as usize].state {
                 InstanceState::Open(attempt) if attempt.cancelling.is_none() => open.push(known.attempt_ref(i)),
-                InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } => pending.push(i),
+                InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } | InstanceState::Waiting { .. } => {
+                    pending.push(i);
+                }
                 InstanceState::Open(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_) => {}
             }
         }

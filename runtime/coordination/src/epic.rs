@@ -71,6 +71,9 @@ pub struct Epic {
     /// Instances that succeeded, have an `undo` and were not undone, in the order of their ends.
     #[serde(default)]
     pub undo_order: Vec<u32>,
+    /// Instances that wait for time or an event.
+    #[serde(default)]
+    pub holding: u32,
 }
 
 /// How an epic stands.
@@ -197,6 +200,13 @@ pub enum InstanceState {
         /// Until when.
         until: Timestamp,
     },
+    /// A task that only waits, and does.
+    Waiting {
+        /// Since when.
+        since: Timestamp,
+        /// When its time is over: that of the wait itself, or its patience with an event.
+        until: Option<Timestamp>,
+    },
     /// Only a person can say how it ended.
     Unknown {
         /// The question.
@@ -295,6 +305,7 @@ impl Epic {
             undo_wanted: false,
             undoing: None,
             undo_order: Vec::new(),
+            holding: 0,
             spec,
             spec_hash,
             plan,
@@ -376,7 +387,7 @@ impl Epic {
     /// True if nothing runs, nothing can run, and a person must say something.
     pub fn needs_person(&self) -> bool {
         let asks = self.status == EpicStatus::Running || self.undoing.is_some();
-        asks && self.unknown > 0 && self.active == 0 && self.pending == 0
+        asks && self.unknown > 0 && self.active == 0 && self.pending == 0 && self.holding == 0
     }
 
     /// True if it is over.

@@ -84,6 +84,7 @@ impl State {
             }
             Decision::AttemptCancelling { attempt, cause } => self.attempt_cancelling(attempt, *cause, sink),
             Decision::AttemptEnded { attempt, token, end, next } => self.attempt_ended(attempt, *token, end, *next, sink),
+            Decision::WaitEnded { epic, i, end, .. } => self.wait_ended(epic, *i, end, sink),
             Decision::BackoffEnded { epic, i } => {
                 self.withdraw(epic, *i);
                 self.make_ready(epic, *i, sink);
@@ -131,6 +132,7 @@ impl State {
             InstanceState::Blocked
             | InstanceState::Ready { .. }
             | InstanceState::Backoff { .. }
+            | InstanceState::Waiting { .. }
             | InstanceState::Unknown { .. }
             | InstanceState::Ended(_) => panic!("S5: a decision about attempt {attempt}, which is not open"),
         }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use amphi_protocol::document::Work;
 use amphi_protocol::event::EventType;
 use amphi_protocol::ids::EpicId;
 use amphi_protocol::journal::CancelCause;
@@ -189,7 +190,7 @@ impl State {
         for i in planned.first..planned.first + planned.count {
             self.visited += 1;
             match self.epics[id].instances[i as usize].state {
-                InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } => {
+                InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } | InstanceState::Waiting { .. } => {
                     self.close(id, i, end, sink, steps);
                 }
                 InstanceState::Open(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_) => {}
@@ -267,6 +268,10 @@ impl State {
 
     /// An instance joins the queues: at the tail of each of its locks, or directly among those that wait for an agent.
     pub(crate) fn make_ready(&mut self, id: &EpicId, i: u32, sink: &mut EventSink) {
+        let spec = self.epics[id].spec.clone();
+        if let Work::Wait(wait) = &spec.tasks[self.epics[id].task_of(i) as usize].work {
+            return self.hold(id, i, wait, sink);
+        }
         self.order += 1;
         let (order, since) = (self.order, self.now);
         let epic = self.epics.get_mut(id).expect("the epic of an instance exists");
@@ -309,6 +314,7 @@ impl State {
                 epic.pending -= 1;
                 self.timers.remove(&Timer { at: until, epic: id.clone(), i, kind: TimerKind::Backoff });
             }
+            InstanceState::Waiting { .. } => self.let_off(id, i),
             InstanceState::Blocked | InstanceState::Open(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_) => {}
         }
     }
@@ -403,6 +409,7 @@ impl crate::epic::Epic {
                     InstanceState::Ready { .. }
                     | InstanceState::Open(_)
                     | InstanceState::Backoff { .. }
+                    | InstanceState::Waiting { .. }
                     | InstanceState::Unknown { .. } => {
                         progress.open += 1;
                         progress.running += 1;

@@ -30,6 +30,7 @@ pub mod snapshot;
 mod state;
 mod undo;
 pub mod views;
+mod waits;
 
 pub use backlog::Turn;
 pub use decide::Refusal;

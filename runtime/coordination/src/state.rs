@@ -47,6 +47,12 @@ pub struct State {
     /// Incidents opened so far: their numbers.
     pub(crate) incidents_opened: u64,
     pub(crate) history: History,
+    /// Who waits for messages, by the subject with its wildcards.
+    #[serde(default)]
+    pub(crate) awaited: BTreeMap<String, BTreeSet<(EpicId, u32)>>,
+    /// Grows whenever `awaited` gets or loses a subject: a measurement for the shell, not state.
+    #[serde(skip)]
+    pub(crate) awaited_revision: u64,
     #[serde(skip)]
     pub(crate) due: Due,
     #[serde(skip)]
@@ -67,6 +73,7 @@ pub(crate) struct Timer {
 pub(crate) enum TimerKind {
     Timeout,
     Backoff,
+    Wait,
 }
 
 /// A question for a person.
@@ -222,6 +229,16 @@ impl State {
         self.visited
     }
 
+    /// The subjects that tasks wait for, with their wildcards.
+    pub fn awaited(&self) -> impl Iterator<Item = &str> {
+        self.awaited.keys().map(String::as_str)
+    }
+
+    /// Another number whenever [`State::awaited`] may have changed.
+    pub fn awaited_revision(&self) -> u64 {
+        self.awaited_revision
+    }
+
     /// An epic.
     pub fn epic(&self, id: &EpicId) -> Option<&Epic> {
         self.epics.get(id)
@@ -271,7 +288,7 @@ impl State {
         // The counter of looked-at nodes is a measurement, not state: a leader looks at more than a replay.
         let measured = (self.shard, self.index, self.epoch, &self.leader, self.now, self.seq, self.token, self.order);
         let kept = (&self.epics, &self.keys, &self.fleet, &self.locks, &self.queue, &self.timers, &self.incidents);
-        let told = (self.incidents_opened, &self.history);
+        let told = (self.incidents_opened, &self.history, &self.awaited);
         write!(hasher, "{measured:?}{kept:?}{told:?}").expect("hashing does not fail");
         hasher.0.finish()
     }

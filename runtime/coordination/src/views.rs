@@ -246,6 +246,7 @@ impl State {
             },
             InstanceState::Open(attempt) if attempt.phase == AttemptPhase::Started => "running",
             InstanceState::Open(_) => "assigned",
+            InstanceState::Waiting { .. } => "waiting",
             InstanceState::Backoff { .. } => "retrying",
             InstanceState::Unknown { .. } => "unknown",
             InstanceState::Ended(InstanceEnd::Succeeded) => "succeeded",
@@ -264,9 +265,15 @@ impl State {
         let reason = match &instance.state {
             InstanceState::Blocked => Some(if epic.tasks[epic.task_of(i) as usize].released { "capacity" } else { "needs" }),
             InstanceState::Ready { .. } => self.reason_of(&epic.id, i).map(WaitReason::as_str),
+            InstanceState::Waiting { .. } => Some("event"),
             InstanceState::Backoff { .. } => Some("backoff"),
             InstanceState::Unknown { .. } => Some("person"),
             InstanceState::Open(_) | InstanceState::Ended(_) => None,
+        };
+        let started_at = match &instance.state {
+            InstanceState::Open(open) => open.started_at,
+            InstanceState::Waiting { since, .. } => Some(*since),
+            _ => record.and_then(|record| record.started_at),
         };
         let needs = epic.plan.tasks[epic.task_of(i) as usize].needs.iter();
         TaskView {
@@ -282,7 +289,7 @@ impl State {
             needs: needs.map(|need| epic.spec.tasks[*need as usize].name.to_string()).collect(),
             outputs: record.map(|record| record.outputs.clone()).unwrap_or_default(),
             token: open.map(|open| open.token.0).or(record.and_then(|record| record.token).map(|token| token.0)),
-            started_at: open.map_or(record.and_then(|record| record.started_at), |open| open.started_at).map(Timestamp::to_rfc3339),
+            started_at: started_at.map(Timestamp::to_rfc3339),
             ended_at: if instance.state.is_ended() { record.and_then(|record| record.ended_at).map(Timestamp::to_rfc3339) } else { None },
             // Of the last attempt that ended; a running one has none yet.
             exit_code: record.filter(|_| open.is_none()).and_then(|record| record.exit_code),

@@ -1,10 +1,13 @@
-//! `on_change`: a new run follows a write, and nothing else opens one (S6); an ended task begins anew as a whole (S5).
+//! `on_change`: a new run follows a write, and nothing else opens one (S6); an ended task begins anew as a whole (S5). And `wait`: it
+//! ends once (S5), when its needs are satisfied (S6), by a message only if one came in (S13).
 
-use amphi_protocol::document::LockMode;
+use amphi_protocol::document::{LockMode, WaitFor, Work};
 use amphi_protocol::ids::{EpicId, Resource};
+use amphi_protocol::journal::WaitEnd;
 
 use crate::checker::{Checker, VerifyError};
-use crate::model::Stage;
+use crate::cluster::InstanceKey;
+use crate::model::{How, Stage};
 use crate::verdict::Law;
 
 impl Checker {
@@ -67,5 +70,32 @@ impl Checker {
         self.withdraw(position, &instances);
         let ready = self.epics[position].open_again(task);
         self.join_queues(position, &ready);
+    }
+
+    /// A wait is over. Only tasks that wait have one, and it began when their needs were satisfied.
+    pub(crate) fn end_wait(&mut self, key: InstanceKey, run: u32, end: &WaitEnd, signalled: bool) {
+        let epic = &self.epics[key.0];
+        let (id, task, unsure) = (epic.id.clone(), epic.position_of(key.1), epic.unsure);
+        let instance = &epic.instances[key.1 as usize];
+        let open = matches!(instance.stage, Stage::Idle) && instance.run == run;
+        if !self.findings.check(Law::S5, &[&id], open || unsure) {
+            return;
+        }
+        let epic = &self.epics[key.0];
+        let wait = match &epic.spec.tasks[task].work {
+            Work::Wait(wait) => Some(wait),
+            Work::Run(_) | Work::Tool { .. } => None,
+        };
+        let (fits, how) = match (end, wait) {
+            (WaitEnd::Elapsed, Some(WaitFor::Duration { .. })) => (true, How::Succeeded),
+            (WaitEnd::Signalled { .. }, Some(WaitFor::Event { .. })) => (signalled, How::Succeeded),
+            (WaitEnd::TimedOut, Some(WaitFor::Event { .. })) => (true, How::Failed),
+            (WaitEnd::Elapsed | WaitEnd::Signalled { .. }, _) => (false, How::Succeeded),
+            (WaitEnd::TimedOut, _) => (false, How::Failed),
+        };
+        let may = epic.may_start(task) || unsure;
+        self.findings.check(Law::S13, &[&id], fits);
+        self.findings.check(Law::S6, &[&id], may);
+        self.settle(key, how);
     }
 }

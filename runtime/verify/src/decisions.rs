@@ -63,6 +63,10 @@ impl Checker {
                     matches!(input, Input::Attempt(report) if report.attempt == *attempt && matches!(report.what, AttemptNews::Ended(_)));
                 self.on_open(attempt, excused, |checker, key| checker.end_attempt(key, (*token, end, *next), excused || reported))?;
             }
+            Decision::WaitEnded { epic, i, run, end } => {
+                let (run, signalled) = (*run, matches!(input, Input::Signal { .. }));
+                self.on_instance(epic, *i, |checker, key| checker.end_wait(key, run, end, signalled))?;
+            }
             Decision::BackoffEnded { epic, i } => self.on_instance(epic, *i, Self::end_backoff)?,
             Decision::InstancesCancelled { epic, instances, .. } => {
                 for i in instances {
@@ -459,7 +463,7 @@ impl Checker {
 
     // --- what follows ---
 
-    fn settle(&mut self, key: InstanceKey, how: How) {
+    pub(crate) fn settle(&mut self, key: InstanceKey, how: How) {
         let shift = self.epics[key.0].settle(key.1, how);
         self.take_shift(key.0, shift);
     }

@@ -46,6 +46,7 @@ impl Checker {
             | Input::Silent { .. }
             | Input::Tick
             | Input::Upkeep(_)
+            | Input::Signal { .. }
             | Input::Hold { .. } => false,
         }
     }

@@ -59,6 +59,7 @@ impl World {
         self.after(pause, Event::ClientActs);
         self.person_answers();
         self.person_resumes();
+        self.somebody_signals();
         let open: Vec<usize> = (0..self.clients.sent.len()).filter(|sent| self.clients.sent[*sent].epic.is_none()).collect();
         if let Some(again) = open.first()
             && (self.clients.stopped || self.rng.chance(40))
@@ -199,6 +200,21 @@ impl World {
         let paused = leader.seat.state().epics().find(|epic| epic.paused).map(|epic| epic.id.clone());
         let Some(epic) = paused.filter(|_| !self.faults || self.rng.chance(15)) else { return };
         self.request(Purpose::Other, Input::ResumeEpic { epic, by: "person".to_owned() });
+    }
+
+    /// A message on some subject; when the faults are over, one that somebody waits for.
+    fn somebody_signals(&mut self) {
+        let subject = if self.clients.stopped {
+            let awaited = self.leader().and_then(|leader| leader.seat.state().awaited().next().map(str::to_owned));
+            awaited.map(|pattern| pattern.replace(['*', '>'], "a"))
+        } else if self.rng.chance(8) {
+            Some((*self.rng.pick(&["go.a", "go.b", "nobody.listens"])).to_owned())
+        } else {
+            None
+        };
+        if let Some(subject) = subject {
+            self.request(Purpose::Other, Input::Signal { subject, data: serde_json::json!({ "n": 1 }) });
+        }
     }
 
     fn open_incident(&mut self) -> Option<IncidentId> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use amphi_protocol::document::{
-    Condition, EpicSpec, LockSpec, MatrixAxis, OnFailure, ResourceSpec, RetryCause, RetryPolicy, TaskSpec, Work, Workspace,
+    Condition, EpicSpec, LockSpec, MatrixAxis, OnFailure, ResourceSpec, RetryCause, RetryPolicy, TaskSpec, WaitFor, Work, Workspace,
 };
 use amphi_protocol::ids::{EpicName, PhaseName, ProjectId, Resource, RoleName, TaskName};
 use serde_json::json;
@@ -85,6 +85,8 @@ fn task(rng: &mut Rng, position: u32, phase: Option<u32>, earlier: &[u32]) -> Ta
         2 => expression(rng, needs.as_deref()),
         _ => Condition::Success,
     };
+    let work = work(rng);
+    let held = !work.needs_agent();
     let matrix = if rng.chance(30) { matrix(rng) } else { Vec::new() };
     let wide = !matrix.is_empty();
     let (role, skills) = *rng.pick(ROLES);
@@ -93,13 +95,13 @@ fn task(rng: &mut Rng, position: u32, phase: Option<u32>, earlier: &[u32]) -> Ta
         name: TaskName::parse(&format!("t{position}")).expect("the task id is valid"),
         phase,
         needs,
-        work: Work::Tool { tool: "noop".to_owned(), with: json!({}) },
+        work,
         agent: (demand < 2).then(|| RoleName::parse(role).expect("the role is valid")),
         skills: if demand == 2 { vec![skills[0].to_owned()] } else { Vec::new() },
         exclude: if wide && rng.chance(20) { vec![BTreeMap::from([("m".to_owned(), "1".to_owned())])] } else { Vec::new() },
         max_parallel: (wide && rng.chance(40)).then(|| rng.between(1, 2) as u32),
         fail_fast: wide && rng.chance(50),
-        locks: if rng.chance(55) { locks(rng, wide) } else { LockSpec::default() },
+        locks: if !held && rng.chance(55) { locks(rng, wide) } else { LockSpec::default() },
         matrix,
         condition,
         retry: retry(rng),
@@ -115,7 +117,7 @@ fn task(rng: &mut Rng, position: u32, phase: Option<u32>, earlier: &[u32]) -> Ta
         references: Vec::new(),
         undo: None,
     };
-    if rng.chance(50) {
+    if !held && rng.chance(50) {
         spec.undo = Some(Box::new(undo(rng, &spec)));
     }
     spec
@@ -133,6 +135,15 @@ fn undo(rng: &mut Rng, task: &TaskSpec) -> TaskSpec {
         retry: retry(rng),
         timeout_ms,
         ..alone
+    }
+}
+
+/// Mostly something for an agent, now and then a wait.
+fn work(rng: &mut Rng) -> Work {
+    match rng.below(20) {
+        0 => Work::Wait(WaitFor::Duration { ms: rng.between(1, 900) }),
+        1 => Work::Wait(WaitFor::Event { subject: (*rng.pick(&["go.*", "go.a", "go.>", "never.b"])).to_owned() }),
+        _ => Work::Tool { tool: "noop".to_owned(), with: json!({}) },
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use amphi_coordination::{AttemptPhase, EpicStatus, InstanceEnd, InstanceState, Refusal};
 use amphi_protocol::journal::{
-    AgentLife, AttemptNews, CancelCause, Decision, EpicEnd, Hold, IncidentKind, Input, Next, Outcome, Post, Resolution, Upkeep,
+    AgentLife, AttemptNews, CancelCause, Decision, EpicEnd, Hold, IncidentKind, Input, Next, Outcome, Post, Resolution, Upkeep, WaitEnd,
 };
 use amphi_protocol::message::MessageType;
 
@@ -56,6 +56,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "started",
             "cancelling",
             "backoff",
+            "waiting",
             "unknown",
             "succeeded",
             "failed",
@@ -109,6 +110,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "pause",
             "drain_agent",
             "drain_node",
+            "signal",
         ],
     ),
     (
@@ -126,6 +128,9 @@ const NAMES: &[(&str, &[&str])] = &[
             "condition_true",
             "condition_false",
             "condition_error",
+            "wait_elapsed",
+            "wait_signalled",
+            "wait_timed_out",
             "resource_changed",
             "runs_opened",
             "assigned",
@@ -283,6 +288,7 @@ impl Tally {
             Input::Hold { hold: Hold::Pause, .. } => "pause",
             Input::Hold { hold: Hold::Drain { .. }, post: Post::Agent(_), .. } => "drain_agent",
             Input::Hold { hold: Hold::Drain { .. }, post: Post::Node(_), .. } => "drain_node",
+            Input::Signal { .. } => "signal",
         };
         self.add("input", name);
     }
@@ -299,6 +305,9 @@ impl Tally {
             Decision::EpicResumed { .. } => "epic_resumed",
             Decision::InstancesSkipped { .. } => "instances_skipped",
             Decision::EpicEnded { .. } => "epic_ended",
+            Decision::WaitEnded { end: WaitEnd::Elapsed, .. } => "wait_elapsed",
+            Decision::WaitEnded { end: WaitEnd::Signalled { .. }, .. } => "wait_signalled",
+            Decision::WaitEnded { end: WaitEnd::TimedOut, .. } => "wait_timed_out",
             Decision::ConditionDecided { error: Some(_), .. } => "condition_error",
             Decision::ResourceChanged { .. } => "resource_changed",
             Decision::RunsOpened { .. } => "runs_opened",
@@ -425,6 +434,7 @@ fn instance_name(state: &InstanceState) -> &'static str {
             AttemptPhase::Started => "started",
         },
         InstanceState::Backoff { .. } => "backoff",
+        InstanceState::Waiting { .. } => "waiting",
         InstanceState::Unknown { .. } => "unknown",
         InstanceState::Ended(InstanceEnd::Succeeded) => "succeeded",
         InstanceState::Ended(InstanceEnd::Failed) => "failed",

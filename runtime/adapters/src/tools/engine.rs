@@ -84,7 +84,7 @@ impl Engine for ToolEngine {
 fn must_finish(work: &Work) -> bool {
     match work {
         Work::Tool { tool, .. } => find(tool).is_some_and(super::Tool::must_finish),
-        Work::Run(_) => false,
+        Work::Run(_) | Work::Wait(_) => false,
     }
 }
 
@@ -176,7 +176,8 @@ impl Engine for Engines {
     fn run(&self, job: JobOrder, news: mpsc::UnboundedSender<JobNews>, cancel: CancellationToken) -> BoxFuture<'static, AttemptEnd> {
         match &job.job.work {
             Work::Run(_) => self.processes.run(job, news, cancel),
-            Work::Tool { .. } => self.tools.run(job, news, cancel),
+            // A wait never leaves the Manager; the tools refuse what is none of theirs.
+            Work::Tool { .. } | Work::Wait(_) => self.tools.run(job, news, cancel),
         }
     }
 }

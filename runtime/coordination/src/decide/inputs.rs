@@ -51,6 +51,7 @@ impl Deciding<'_> {
             Input::Tick => self.tick(),
             Input::Upkeep(upkeep) => self.upkeep(upkeep),
             Input::Hold { post, hold, by } => self.hold(post, *hold, by),
+            Input::Signal { subject, data } => self.signal(subject, data),
         }
     }
 
@@ -147,7 +148,9 @@ impl Deciding<'_> {
         for &i in instances {
             match epic.instances.get(i as usize).map(|instance| &instance.state) {
                 Some(InstanceState::Open(attempt)) if attempt.cancelling != Some(CancelCause::Request) => open.push(epic.attempt_ref(i)),
-                Some(InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. }) => pending.push(i),
+                Some(
+                    InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } | InstanceState::Waiting { .. },
+                ) => pending.push(i),
                 Some(InstanceState::Open(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_)) => {}
                 None => return Err(Refusal::Error(ApiError::new(ErrorCode::TaskNotFound, format!("epic {id} has no such task")))),
             }
@@ -304,6 +307,7 @@ impl Deciding<'_> {
                     let attempt = self.state.epics[&timer.epic].attempt_ref(timer.i);
                     self.put(Decision::AttemptCancelling { attempt, cause: CancelCause::Timeout });
                 }
+                TimerKind::Wait => self.wait_is_over(timer.epic, timer.i),
                 TimerKind::Backoff => self.put(Decision::BackoffEnded { epic: timer.epic, i: timer.i }),
             }
         }

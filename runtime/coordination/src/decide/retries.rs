@@ -148,6 +148,7 @@ fn with_consequences(epic: &Epic, chosen: &[u32]) -> Vec<u32> {
             | InstanceState::Ready { .. }
             | InstanceState::Open(_)
             | InstanceState::Backoff { .. }
+            | InstanceState::Waiting { .. }
             | InstanceState::Unknown { .. } => {}
         }
     }

@@ -1,6 +1,6 @@
 //! One epic: its graph, where each task stands, its counters; questions and timers. S5, S6, S18, L2.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use amphi_protocol::document::Plan;
 use amphi_protocol::journal::IncidentKind;
@@ -40,7 +40,11 @@ impl Tally {
                 InstanceState::Ended(InstanceEnd::Cancelled | InstanceEnd::CutOff) => tally.cancelled += 1,
                 InstanceState::Ended(InstanceEnd::Skipped) => {}
                 InstanceState::Blocked => tally.blocked += 1,
-                InstanceState::Ready { .. } | InstanceState::Open(_) | InstanceState::Backoff { .. } | InstanceState::Unknown { .. } => {
+                InstanceState::Ready { .. }
+                | InstanceState::Open(_)
+                | InstanceState::Backoff { .. }
+                | InstanceState::Waiting { .. }
+                | InstanceState::Unknown { .. } => {
                     tally.running += 1;
                 }
             }
@@ -78,10 +82,12 @@ pub(super) fn check_epic(epic: &Epic) -> Result<(), Violation> {
         check_task(epic, task, tally, &ends, (&phase_open, &phase_bad))?;
     }
     for (i, instance) in (0u32..).zip(&epic.instances) {
-        if let InstanceState::Open(_) = instance.state {
+        if let InstanceState::Open(_) | InstanceState::Waiting { .. } = instance.state {
+            let waits = matches!(instance.state, InstanceState::Waiting { .. });
+            hold("S14", waits != epic.spec_of(i).work.needs_agent(), || format!("{} is held by the wrong one", epic.attempt_ref(i)))?;
             hold("S4", instance.attempt > 0, || format!("{} is open without an attempt", epic.attempt_ref(i)))?;
         }
-        if let (InstanceState::Open(_), false) = (&instance.state, instance.undo) {
+        if let (InstanceState::Open(_) | InstanceState::Waiting { .. }, false) = (&instance.state, instance.undo) {
             check_needs(epic, i, &ends)?;
         }
     }
@@ -95,9 +101,12 @@ fn check_counters(epic: &Epic, tallies: &[Tally], ends: &[Option<TaskEnd>]) -> R
         count(|state| matches!(state, InstanceState::Ready { .. } | InstanceState::Backoff { .. })),
         count(|state| matches!(state, InstanceState::Unknown { .. })),
         ends.iter().filter(|end| end.is_none()).count() as u32,
+        count(|state| matches!(state, InstanceState::Waiting { .. })),
     ];
-    let kept = [epic.active, epic.pending, epic.unknown, epic.open_tasks];
-    hold("kept", found == kept, || format!("{}: active, pending, unknown, open are kept as {kept:?}, and are {found:?}", epic.id))?;
+    let kept = [epic.active, epic.pending, epic.unknown, epic.open_tasks, epic.holding];
+    hold("kept", found == kept, || {
+        format!("{}: active, pending, unknown, open, holding are kept as {kept:?}, and are {found:?}", epic.id)
+    })?;
     hold("L2", epic.is_ended() == (epic.open_tasks == 0 && epic.undoing.is_none()), || {
         format!("{} has {} open tasks and is {:?}", epic.id, epic.open_tasks, epic.status)
     })?;
@@ -214,9 +223,15 @@ pub(super) fn check_questions(state: &State) -> Result<(), Violation> {
 
 pub(super) fn check_timers(state: &State) -> Result<(), Violation> {
     let mut expected = BTreeSet::new();
+    let mut awaited = BTreeMap::<String, BTreeSet<_>>::new();
     for epic in state.epics.values() {
         for (i, instance) in (0u32..).zip(&epic.instances) {
+            let waits = matches!(instance.state, InstanceState::Waiting { .. });
+            if let Some(subject) = epic.plan.awaited(&epic.spec, i).filter(|_| waits) {
+                awaited.entry(subject).or_default().insert((epic.id.clone(), i));
+            }
             let (at, kind) = match &instance.state {
+                InstanceState::Waiting { until: Some(until), .. } => (*until, TimerKind::Wait),
                 InstanceState::Backoff { until } => (*until, TimerKind::Backoff),
                 InstanceState::Open(attempt) if attempt.cancelling.is_none() => match attempt.deadline {
                     Some(deadline) => (deadline, TimerKind::Timeout),
@@ -227,5 +242,6 @@ pub(super) fn check_timers(state: &State) -> Result<(), Violation> {
             expected.insert(Timer { at, epic: epic.id.clone(), i, kind });
         }
     }
+    hold("kept", awaited == state.awaited, || format!("awaited is kept as {:?}, and is {awaited:?}", state.awaited))?;
     hold("kept", expected == state.timers, || format!("timers are kept as {:?}, and are {expected:?}", state.timers))
 }

@@ -115,7 +115,11 @@ fn collect(state: &State) -> Result<(Vec<Request>, Expected), Violation> {
                     }
                     requests.push(Request { order: *order, priority: epic.spec_of(i).priority, who, class, locks });
                 }
-                InstanceState::Blocked | InstanceState::Backoff { .. } | InstanceState::Unknown { .. } | InstanceState::Ended(_) => {}
+                InstanceState::Blocked
+                | InstanceState::Backoff { .. }
+                | InstanceState::Waiting { .. }
+                | InstanceState::Unknown { .. }
+                | InstanceState::Ended(_) => {}
             }
         }
     }

@@ -61,6 +61,15 @@ impl State {
                     None
                 }
             },
+            InstanceState::Waiting { until, .. } => {
+                let on = match (epic.plan.awaited(&epic.spec, i), until) {
+                    (Some(subject), Some(until)) => format!("a message on {subject}, until {}", until.to_rfc3339()),
+                    (Some(subject), None) => format!("a message on {subject}"),
+                    (None, until) => until.map(|until| until.to_rfc3339()).unwrap_or_default(),
+                };
+                waits.push(plain("event", on));
+                None
+            }
             InstanceState::Backoff { until } => {
                 waits.push(plain("backoff", until.to_rfc3339()));
                 None

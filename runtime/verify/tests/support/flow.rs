@@ -1,7 +1,7 @@
-//! Journals about conditions and changes: good ones, and ones of which each breaks exactly one law.
+//! Journals about conditions, changes and waits: good ones, and ones of which each breaks exactly one law.
 
 use amphi_protocol::ids::Resource;
-use amphi_protocol::journal::{Decision, EpicEnd, Input, Next, Outcome};
+use amphi_protocol::journal::{Decision, EpicEnd, Input, Next, Outcome, WaitEnd};
 use amphi_verify::Law;
 use serde_json::json;
 
@@ -12,7 +12,7 @@ const W2: &str = "node-1-Worker-2";
 
 /// Journals in which every law holds.
 pub fn good() -> Vec<(&'static str, Journal)> {
-    vec![("expressions", expressions()), ("changes", changes())]
+    vec![("expressions", expressions()), ("changes", changes()), ("waits", waits())]
 }
 
 /// The law, what the file is called after it, the journal.
@@ -21,6 +21,8 @@ pub fn violations() -> Vec<(Law, &'static str, Journal)> {
         (Law::S6, "condition-beside-a-failure", condition_beside_a_failure()),
         (Law::S6, "changed-without-a-write", changed_without_a_write()),
         (Law::S6, "change-of-a-change", change_of_a_change()),
+        (Law::S6, "waited-before-its-needs", waited_before_its_needs()),
+        (Law::S13, "signalled-without-a-message", signalled_without_a_message()),
         (Law::S5, "opened-while-under-way", opened_while_under_way()),
     ]
 }
@@ -172,5 +174,55 @@ fn opened_while_under_way() -> Journal {
     let b = journal.assign("e", 1, W2);
     write(&mut journal, &b, vec![changed("e", (1, 1), &[0], &[])], vec![]);
     journal.end(&a, Outcome::Succeeded, Next::Succeeded, vec![ended("e", EpicEnd::Succeeded)]);
+    journal
+}
+
+fn wait(name: &str, work: serde_json::Value, extra: serde_json::Value) -> serde_json::Value {
+    let mut wait = task(name, extra);
+    wait["work"] = json!({ "wait": work });
+    wait
+}
+
+fn wait_ended(id: &str, i: u32, end: WaitEnd) -> Decision {
+    Decision::WaitEnded { epic: epic(id), i, run: 1, end }
+}
+
+fn message() -> (Input, WaitEnd) {
+    let (subject, data) = ("go.now".to_owned(), json!({"by": "dana"}));
+    (Input::Signal { subject: subject.clone(), data: data.clone() }, WaitEnd::Signalled { subject, data })
+}
+
+fn waits() -> Journal {
+    let mut journal = Journal::with_workers(1);
+    let event = || json!({"event": {"subject": "go.*"}});
+    let tasks = vec![
+        wait("pause", json!({"duration": {"ms": 100}}), json!({})),
+        wait("go", event(), json!({"needs": [0]})),
+        wait("late", event(), json!({"timeout_ms": 50, "optional": true})),
+        task("after", json!({"needs": [1, 2]})),
+    ];
+    journal.submit("waits", spec(tasks, json!({})), vec![]);
+    journal.commit(Input::Tick, vec![wait_ended("waits", 2, WaitEnd::TimedOut), wait_ended("waits", 0, WaitEnd::Elapsed)]);
+    let (input, end) = message();
+    journal.commit(input, vec![wait_ended("waits", 1, end)]);
+    journal.run("waits", 3, W1, vec![ended("waits", EpicEnd::Succeeded)]);
+    journal
+}
+
+fn waited_before_its_needs() -> Journal {
+    let mut journal = Journal::with_workers(1);
+    let tasks = vec![task("a", json!({})), wait("b", json!({"duration": {"ms": 100}}), json!({"needs": [0]}))];
+    journal.submit("e", spec(tasks, json!({})), vec![]);
+    let a = journal.assign("e", 0, W1);
+    journal.start(&a);
+    journal.commit(Input::Tick, vec![wait_ended("e", 1, WaitEnd::Elapsed)]);
+    journal.end(&a, Outcome::Succeeded, Next::Succeeded, vec![ended("e", EpicEnd::Succeeded)]);
+    journal
+}
+
+fn signalled_without_a_message() -> Journal {
+    let mut journal = Journal::with_workers(1);
+    journal.submit("e", spec(vec![wait("a", json!({"event": {"subject": "go.*"}}), json!({}))], json!({})), vec![]);
+    journal.commit(Input::Tick, vec![wait_ended("e", 0, message().1), ended("e", EpicEnd::Succeeded)]);
     journal
 }
