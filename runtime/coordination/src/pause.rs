@@ -51,6 +51,7 @@ impl State {
             InstanceState::Blocked
             | InstanceState::Open(_)
             | InstanceState::Backoff { .. }
+            | InstanceState::Waiting { .. }
             | InstanceState::Unknown { .. }
             | InstanceState::Ended(_) => None,
         });

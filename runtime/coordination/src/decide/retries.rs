@@ -60,7 +60,9 @@ impl Deciding<'_> {
                 _ if instance.undo && !instance.state.is_ended() => {
                     return refuse(format!("{} is being undone", epic.key(i)), "`amphi task cancel` ends an undo that hangs");
                 }
-                InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } => waiting.push(i),
+                InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } | InstanceState::Waiting { .. } => {
+                    waiting.push(i);
+                }
                 InstanceState::Open(_) => {
                     return refuse(format!("{} runs", epic.key(i)), "`amphi task cancel` ends it; then it can be skipped");
                 }
