@@ -5,6 +5,7 @@
 //! number; a newer schema is refused, older ones stay readable.
 
 mod decision;
+pub mod duty;
 pub mod upkeep;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub use decision::{Decision, EpicEnd, IncidentKind};
+pub use duty::{Duty, Hold, Post};
 pub use upkeep::{Retiring, SegmentRef, SnapshotRef, Upkeep};
 
 use crate::document::EpicSpec;
@@ -257,47 +259,6 @@ pub enum Input {
         subject: String,
         /// Its body: JSON, or the text as a JSON string.
         data: Value,
-    },
-}
-
-/// Somebody who is given work: an agent, or a node with all its agents.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Post {
-    /// An agent.
-    Agent(AgentId),
-    /// A node.
-    Node(NodeId),
-}
-
-/// What an operator wants of an agent or a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Hold {
-    /// It takes work again.
-    Resume,
-    /// It takes nothing new; what it runs goes on. Agents only.
-    Pause,
-    /// It takes nothing new, and what still runs after a while is handed over to others.
-    Drain {
-        /// Milliseconds that running attempts may go on.
-        grace_ms: u64,
-    },
-}
-
-/// Whether an agent or a node may be given work.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Duty {
-    /// It may.
-    #[default]
-    Active,
-    /// It may not, by an operator's word.
-    Paused,
-    /// It may not, and gives away what it has.
-    Draining {
-        /// Until then running attempts may finish.
-        until: Timestamp,
     },
 }
 

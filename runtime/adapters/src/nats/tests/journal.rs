@@ -134,6 +134,8 @@ async fn an_append_to_a_stopped_server_is_in_doubt_within_seconds_and_may_land_l
     let journal = journal(&fixture).await;
     let pid = nix::unistd::Pid::from_raw(i32::try_from(fixture.server.pid().unwrap()).unwrap());
     kill(pid, Signal::SIGSTOP).unwrap();
+    // The signal stops one thread after the other: one that still runs could answer.
+    eventually(|| async { all_threads_stopped(pid.as_raw()) }).await;
     let record = Bytes::from_static(b"late");
     let result = tokio::time::timeout(super::DEADLINE, journal.append(0, record.clone())).await.expect("an append has a deadline");
     kill(pid, Signal::SIGCONT).unwrap();
@@ -201,4 +203,17 @@ async fn a_stream_that_could_drop_records_is_refused_as_journal() {
     };
     jetstream::new(client.clone()).create_stream(config).await.unwrap();
     assert!(JetStreamJournal::open(&client, SHARD, 1, true).await.err().expect("it has a limit").damaged);
+}
+
+/// Of a process: threads that do not stand still are the error.
+fn all_threads_stopped(pid: i32) -> Result<(), String> {
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        // The state follows the name, which stands in brackets: proc(5).
+        let (_, after) = stat.rsplit_once(") ").unwrap();
+        if !after.starts_with('T') {
+            return Err(stat);
+        }
+    }
+    Ok(())
 }
