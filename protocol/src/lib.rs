@@ -16,6 +16,7 @@ pub mod ids;
 pub mod journal;
 pub mod message;
 pub mod node;
+pub mod overlap;
 pub mod report;
 pub mod schema;
 pub mod subjects;

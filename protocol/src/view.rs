@@ -179,6 +179,9 @@ pub struct LockView {
     pub mode: String,
     /// Who holds it.
     pub holders: Vec<HolderView>,
+    /// Other names in use that share paths with this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overlaps: Vec<String>,
     /// Who waits, in order.
     pub queue: Vec<WaiterView>,
 }

@@ -168,7 +168,7 @@ fn the_top_of_a_document_is_checked() {
     refused(&doc("title: \"${{ tasks.a.outputs.x }}\"\ntasks: { a: { run: b } }\n"), &[(Type, 3, 8)]);
     refused(
         &doc("resources: { r: { on_change: [a] }, 's*': { lease: 1m }, t: { lease: 5 } }\ntasks: { a: { run: b } }\n"),
-        &[(Unsupported, 3, 37), (Type, 3, 70)],
+        &[(Type, 3, 37), (Type, 3, 70)],
     );
 }
 
@@ -482,9 +482,9 @@ fn locks_hold_inputs_at_once_and_the_matrix_later() {
     assert_eq!(names, ["env/prod/2", "file/a.json"]);
     refused(
         &doc(
-            "tasks:\n  t: { run: x, locks: { write: ['file/src/*.rs', '', 'file/../a', '${{ tasks.a.outputs.b }}', '${{ matrix.i }}'], wrte: [] } }\n",
+            "tasks:\n  t: { run: x, locks: { write: ['file/src/[.rs', '', 'file/../a', '${{ tasks.a.outputs.b }}', '${{ matrix.i }}'], wrte: [] } }\n",
         ),
-        &[(Unsupported, 4, 33), (Type, 4, 50), (Type, 4, 54), (Type, 4, 67), (Type, 4, 95), (UnknownKey, 4, 115)],
+        &[(Type, 4, 33), (Type, 4, 50), (Type, 4, 54), (Type, 4, 67), (Type, 4, 95), (UnknownKey, 4, 115)],
     );
     for value in ["a*", "${{ matrix.i }}", "{{ matrix.i }}", "..", &"a".repeat(300)] {
         let text = doc(

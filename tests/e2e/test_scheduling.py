@@ -132,6 +132,38 @@ async def test_a_drained_agent_hands_its_work_over(c):
     same((await c.api("agent.resume", {"agent": agent}))["duty"], "active")
 
 
+async def test_locks_on_globs_exclude_each_other_in_order_of_arrival(c):
+    folder = c.new_folder("globs")
+    note = f"note() {{ echo $1 >> {folder}/log; }}; note"
+    wait = f"while [ ! -e {folder}/go ]; do sleep 0.1; done"
+    lock = lambda name: {"locks": {"write": [name]}}
+    top = {"workspace": {"path": folder}}
+    first = await c.submit({"t": {"run": f"{wait}; {note} glob", **lock("file/src/*.rs")}}, **top)
+    await first.event("task.started", "t")
+    second = await c.submit({"t": {"run": f"{note} plain", **lock("file/src/lib.rs")}}, **top)
+    third = await c.submit({"t": {"run": f"{note} deep", **lock("file/**")}}, **top)
+    apart, _ = await c.run({"t": {"run": "true", **lock("file/src/*.toml")}}, "succeeded", workspace={"path": c.new_folder("apart")})
+    for epic in (second, third):
+        same((await epic.event("task.waiting", "t"))["data"]["reason"], "lock")
+    why = await c.api("task.why", {"epic": second.id, "task": "t"})
+    same(why["waits"][0]["on"], "file/src/lib.rs (overlaps file/src/*.rs)")
+    same(why["waits"][0]["holder"]["epic"], first.id)
+    listed = {lock["resource"]: lock for lock in (await c.api("lock.list"))["locks"] if lock["folder"] == folder}
+    same(sorted(listed["file/src/*.rs"]["overlaps"]), ["file/**", "file/src/lib.rs"])
+    assert "(overlaps" in (await c.amphi("lock", "ls")).out
+    open(f"{folder}/go", "w").close()
+    for epic in (first, second, third):
+        await epic.end("succeeded")
+    with open(f"{folder}/log", encoding="utf-8") as log:
+        same(log.read().split(), ["glob", "plain", "deep"])
+
+
+async def test_a_glob_that_cannot_be_read_is_refused_with_its_place(c):
+    for name in ("db/*", "file/[", "file/[]x", "file/../*"):
+        refused = await c.refused("epic.submit", {"version": 1, "name": "bad", "tasks": {"t": {"run": "true", "locks": {"write": [name]}}}}, "epic.type", 400)
+        assert refused is not None
+
+
 async def test_holding_what_is_not_there_is_refused(c):
     await c.refused("node.drain", {"node": "node-99"}, "node.not_found", 404)
     await c.refused("agent.pause", {"agent": "node-99-Nobody-1"}, "agent.not_found", 404)

@@ -111,7 +111,7 @@ fn random_task(chance: &mut Chance, position: usize, phases: usize) -> Value {
         set("fail_fast", json!(chance.one_in(3)));
     }
     if chance.one_in(2) {
-        let name = |chance: &mut Chance| json!([chance.pick(&["db", "file/a", "net", "file/b"])]);
+        let name = |chance: &mut Chance| json!([chance.pick(&["db", "file/a", "net", "file/b", "file/*"])]);
         let locks = if chance.one_in(3) { json!({"read": name(chance), "write": name(chance)}) } else { json!({"write": name(chance)}) };
         set("locks", if chance.one_in(3) { json!({"read": name(chance)}) } else { locks });
     }

@@ -50,15 +50,22 @@ enum Shape {
     Chain,
     Phases,
     LockQueue,
+    /// Each pair of tasks has a folder: one writes a file in it, the other all of it.
+    Globs,
 }
 
 fn task(shape: Shape, position: u32, count: u32) -> TaskSpec {
     let needs = match shape {
-        Shape::Independent | Shape::LockQueue => Some(Vec::new()),
+        Shape::Independent | Shape::LockQueue | Shape::Globs => Some(Vec::new()),
         Shape::Chain => Some(position.checked_sub(1).into_iter().collect()),
         Shape::Phases => None,
     };
-    let write = if shape == Shape::LockQueue { vec!["db".to_owned()] } else { Vec::new() };
+    let write = match shape {
+        Shape::Independent | Shape::Chain | Shape::Phases => Vec::new(),
+        Shape::LockQueue => vec!["db".to_owned()],
+        Shape::Globs if position.is_multiple_of(2) => vec![format!("file/part-{}/a.rs", position / 2)],
+        Shape::Globs => vec![format!("file/part-{}/**", position / 2)],
+    };
     TaskSpec {
         name: TaskName::parse(&format!("t{position}")).unwrap(),
         phase: (shape == Shape::Phases).then_some(u32::from(position > count * 9 / 10)),
@@ -172,7 +179,7 @@ impl Shard {
     /// One task runs and ends; the costs of its start and of its end with everything that follows.
     fn step(&mut self, shape: Shape) -> [Cost; 2] {
         let (attempt, token) = self.assigned.pop_front().expect("there is always a task to run");
-        if shape == Shape::LockQueue {
+        if matches!(shape, Shape::LockQueue | Shape::Globs) {
             self.report(&attempt, token, AttemptNews::Claim);
         }
         let started = self.report(&attempt, token, AttemptNews::Started { pid: Some(1) });
@@ -208,7 +215,7 @@ fn cost(shape: Shape, count: u32) -> [Cost; 2] {
 #[test]
 fn the_work_of_a_transition_does_not_grow_with_the_epic() {
     let mut grown = Vec::new();
-    for shape in [Shape::Independent, Shape::Chain, Shape::Phases, Shape::LockQueue] {
+    for shape in [Shape::Independent, Shape::Chain, Shape::Phases, Shape::LockQueue, Shape::Globs] {
         let costs = SIZES.map(|count| cost(shape, count));
         for (what, name) in ["start", "end"].into_iter().enumerate() {
             println!("{shape:?} {name}: {:?}", costs.map(|cost| (cost[what].visited, cost[what].allocations)));

@@ -7,6 +7,7 @@ use crate::document::texts::{Part, parts};
 use crate::document::yaml::Node;
 use crate::document::{LockSpec, MatrixAxis, Reference, input_value, keys, read};
 use crate::ids::Resource;
+use crate::overlap;
 
 /// Most resources of one task.
 const LOCKS_MAX: usize = 256;
@@ -73,8 +74,9 @@ impl Check<'_> {
                 }
             }
         }
-        if longest.contains(['*', '?', '[']) {
-            self.unsupported(node.place, "locks on globs", "name each resource");
+        if let Some(problem) = overlap::has_marks(&longest).then(|| overlap::problem(&longest)).flatten() {
+            let message = format!("`{}` is no resource: {problem}", shown(text));
+            self.report.error_hint(node.place, ErrorCode::EpicType, message, "for instance file/src/*.rs or file/docs/**");
             return false;
         }
         let segments_fit = !longest.starts_with("file/") || longest.split('/').all(|segment| !matches!(segment, "" | "." | ".."));

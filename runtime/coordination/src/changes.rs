@@ -7,6 +7,7 @@ use amphi_protocol::document::LockMode;
 use amphi_protocol::event::EventType;
 use amphi_protocol::ids::{EpicId, Resource};
 use amphi_protocol::journal::Decision;
+use amphi_protocol::overlap;
 use serde_json::json;
 
 use crate::decide::Deciding;
@@ -42,16 +43,20 @@ enum AfterChange {
 }
 
 impl Epic {
-    /// The resources that instance `i` writes and that somebody wants to hear of.
+    /// The declared resources that instance `i` writes, all or a part of, and that somebody wants to hear of.
     fn changed_by(&self, i: u32) -> Vec<Resource> {
         let instance = &self.instances[i as usize];
         let quiet = instance.triggered || instance.undo || self.spec_of(i).locks.write.is_empty();
         if quiet || self.spec.resources.values().all(|declared| declared.on_change.is_empty()) {
             return Vec::new();
         }
-        let heard = |resource: &Resource| self.spec.resources.get(resource).is_some_and(|declared| !declared.on_change.is_empty());
-        let written = self.plan.locks(&self.spec, i).into_iter().filter(|(_, mode)| *mode == LockMode::Write);
-        written.map(|(resource, _)| resource).filter(heard).collect()
+        let locks = self.plan.locks(&self.spec, i);
+        let is_written = |declared: &Resource| {
+            let mut written = locks.iter().filter(|(_, mode)| *mode == LockMode::Write);
+            written.any(|(resource, _)| overlap::overlaps(declared.as_str(), resource.as_str()))
+        };
+        let heard = self.spec.resources.iter().filter(|(_, declared)| !declared.on_change.is_empty());
+        heard.filter(|(resource, _)| is_written(resource)).map(|(resource, _)| resource.clone()).collect()
     }
 
     fn after_change(&self, task: u32) -> AfterChange {

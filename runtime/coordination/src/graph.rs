@@ -290,7 +290,7 @@ impl State {
             let parked = paused || !self.queue.classes[class].servable;
             self.queue.classes[class].locking.insert(order);
             self.locks.join(order, (id.clone(), i), since, locks, parked);
-            if self.locks.is_grantable(order) {
+            if self.locks.is_grantable(order, &mut self.visited) {
                 self.queue.classes[class].runnable.insert(rank, turn, id, i);
             }
         }
@@ -321,6 +321,7 @@ impl State {
 
     /// Keeps the queue in step with the lock table.
     pub(crate) fn follow(&mut self, changes: Changes) {
+        self.visited += changes.visited;
         for (orders, enters) in [(changes.blocked, false), (changes.grantable, true)] {
             for order in orders {
                 self.visited += 1;

@@ -13,6 +13,7 @@ mod decide;
 mod epic;
 mod evolve;
 mod fleet;
+mod globs;
 mod graph;
 mod history;
 mod incidents;

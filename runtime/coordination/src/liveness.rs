@@ -6,9 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use amphi_protocol::ids::{AttemptRef, Incarnation, NodeId, Timestamp};
+use amphi_protocol::document::LEASE_MS_DEFAULT;
+use amphi_protocol::ids::{AttemptRef, Incarnation, NodeId, Resource, Timestamp};
 use amphi_protocol::journal::{CancelCause, Input};
 use amphi_protocol::node::Heartbeat;
+use amphi_protocol::overlap;
 
 use crate::epic::AttemptPhase;
 use crate::state::State;
@@ -107,10 +109,15 @@ fn silent(state: &State, attempt: &AttemptRef, silence_ms: u64) -> Option<Cancel
     }
 }
 
-/// The shortest lease among the resources that an attempt holds.
+/// The shortest lease among the resources that an attempt holds. What is not declared by its own name has the lease of what is declared
+/// and overlaps it.
 fn lease_ms(state: &State, attempt: &AttemptRef) -> Option<u64> {
     let epic = state.epic(&attempt.epic)?;
-    let lease =
-        |resource| epic.spec.resources.get(resource).map_or(amphi_protocol::document::LEASE_MS_DEFAULT, |declared| declared.lease_ms);
-    epic.locks(attempt.i).iter().map(|(key, _)| lease(&key.resource)).min()
+    let declared = &epic.spec.resources;
+    let overlapping = |held: &Resource| {
+        let met = declared.iter().filter(|(name, _)| overlap::overlaps(name.as_str(), held.as_str()));
+        met.map(|(_, declared)| declared.lease_ms).min()
+    };
+    let lease = |held: &Resource| declared.get(held).map(|declared| declared.lease_ms).or_else(|| overlapping(held));
+    epic.locks(attempt.i).iter().map(|(key, _)| lease(&key.resource).unwrap_or(LEASE_MS_DEFAULT)).min()
 }

@@ -1,5 +1,7 @@
 //! The lock table: readers and writers, strictly first come, first served, a whole set at once.
 //!
+//! A name may be a glob (`file/src/*.rs`): it conflicts with every name of its folder that shares a path
+//! with it, holders and waiters alike.
 //! A request stands in the queue of each of its resources under one order number. It may be granted when, on every resource, no
 //! holder and no earlier waiter conflicts with it. Because all queues share one order, no two requests can wait for each other.
 //! Requests that no living agent could serve are parked: they keep their number but hold nobody up.
@@ -9,8 +11,10 @@ use std::sync::Arc;
 
 use amphi_protocol::document::LockMode;
 use amphi_protocol::ids::{EpicId, ProjectId, Resource, Timestamp, Token};
+use amphi_protocol::overlap;
 use serde::{Deserialize, Serialize};
 
+use crate::globs::Globs;
 use crate::mutants::{Mutant, planted};
 
 /// A resource as the table knows it: `file/…` belongs to the folder of its workspace.
@@ -67,6 +71,8 @@ pub struct Waiter {
 pub struct LockTable {
     #[serde(with = "crate::snapshot::pairs")]
     locks: BTreeMap<ResourceKey, Lock>,
+    /// The names among them that are globs.
+    globs: Globs,
     /// The resources of each request that waits or is parked.
     requests: BTreeMap<u64, Request>,
 }
@@ -85,6 +91,8 @@ struct Request {
 pub(crate) struct Changes {
     pub grantable: Vec<u64>,
     pub blocked: Vec<u64>,
+    /// How many locks were looked at to find out.
+    pub visited: u64,
 }
 
 impl Lock {
@@ -104,6 +112,15 @@ impl Lock {
             LockMode::Read => self.holders.iter().all(|holder| holder.mode == LockMode::Read),
         };
         free && self.in_front(order, mode)
+    }
+
+    /// True if nobody here, under a name that overlaps, is in the way of request `order`.
+    fn lets_pass(&self, order: u64, mode: LockMode) -> bool {
+        let (free, earliest) = match mode {
+            LockMode::Write => (self.holders.is_empty(), self.waiting.keys().next()),
+            LockMode::Read => (self.holders.iter().all(|holder| holder.mode == LockMode::Read), self.writers_waiting.first()),
+        };
+        free && (planted(Mutant::Fifo) || earliest.is_none_or(|earliest| *earliest >= order))
     }
 
     fn add(&mut self, order: u64, waiter: Waiter) {
@@ -148,11 +165,64 @@ impl LockTable {
         self.requests.get(&order).map(|request| &request.set)
     }
 
-    /// True if request `order` may be granted now.
-    pub(crate) fn is_grantable(&self, order: u64) -> bool {
-        self.requests.get(&order).is_some_and(|request| {
-            !request.parked && request.set.iter().all(|(key, mode)| self.locks.get(key).is_some_and(|lock| lock.admits(order, *mode)))
-        })
+    /// True if request `order` may be granted now. Adds the locks that it looks at.
+    pub(crate) fn is_grantable(&self, order: u64, visited: &mut u64) -> bool {
+        let mut passes = |key: &ResourceKey, mode: LockMode| {
+            *visited += 1;
+            self.locks.get(key).is_some_and(|lock| lock.admits(order, mode))
+                && self.all_overlapping(key, |_, other| {
+                    *visited += 1;
+                    other.lets_pass(order, mode)
+                })
+        };
+        let request = self.requests.get(&order).filter(|request| !request.parked);
+        request.is_some_and(|request| request.set.iter().all(|(key, mode)| passes(key, *mode)))
+    }
+
+    /// True if all other names in use that share a path with `key` pass. A plain name costs the globs that begin as it does; a glob
+    /// also the names below its literal start.
+    fn all_overlapping<'t>(&'t self, key: &ResourceKey, mut passes: impl FnMut(&'t ResourceKey, &'t Lock) -> bool) -> bool {
+        if self.globs.is_empty() || planted(Mutant::Overlap) {
+            return true;
+        }
+        let name = key.resource.as_str();
+        for glob in self.globs.above(key) {
+            if *glob == key.resource || !overlap::overlaps(glob.as_str(), name) {
+                continue;
+            }
+            let named = ResourceKey { resource: glob.clone(), ..key.clone() };
+            let (known, lock) = self.locks.get_key_value(&named).expect("a glob in use is in the table");
+            if !passes(known, lock) {
+                return false;
+            }
+        }
+        if !overlap::is_glob(name) {
+            return true;
+        }
+        let (start, text) = (overlap::literal_prefix(name), overlap::literal_text(name));
+        let named = |text: &str| ResourceKey { resource: Resource::parse(text).expect("a start of a path is a name"), ..key.clone() };
+        // `a/**` matches `a`, and beside that only what begins with `a/`.
+        let itself = Some(named(start)).filter(|_| start.len() < text.len()).and_then(|key| self.locks.get_key_value(&key));
+        let below = self.locks.range(named(text)..).take_while(|(other, _)| {
+            (&other.project, &other.folder) == (&key.project, &key.folder) && other.resource.as_str().starts_with(text)
+        });
+        // Globs of the same or a shorter start were met above.
+        let is_new = |other: &str| !overlap::is_glob(other) || overlap::literal_prefix(other).len() > start.len();
+        let mut others = itself.into_iter().chain(below).filter(|(other, _)| {
+            let other = other.resource.as_str();
+            is_new(other) && overlap::overlaps(name, other)
+        });
+        others.all(|(other, lock)| passes(other, lock))
+    }
+
+    /// Other names in use that share a path with `key`.
+    pub fn overlapping(&self, key: &ResourceKey) -> Vec<&ResourceKey> {
+        let mut found = Vec::new();
+        self.all_overlapping(key, |other, _| {
+            found.push(other);
+            true
+        });
+        found
     }
 
     /// A request joins at the tail, or parked.
@@ -168,6 +238,7 @@ impl LockTable {
         for (key, mode) in request.set.iter() {
             let waiter = Waiter { epic: request.epic.clone(), i: request.i, mode: *mode, since: request.since };
             self.locks.entry(key.clone()).or_default().add(order, waiter);
+            self.globs.insert(key);
         }
     }
 
@@ -217,12 +288,16 @@ impl LockTable {
         let set = request.set.clone();
         self.requests.insert(order, request);
         for (key, _) in set.iter() {
-            if let Some(lock) = self.locks.get(key) {
-                changes.blocked.extend(lock.waiting.range(order + 1..).map(|(later, _)| *later));
-            }
+            let mut hold_up = |lock: &Lock| changes.blocked.extend(lock.waiting.range(order + 1..).map(|(later, _)| *later));
+            self.locks.get(key).into_iter().for_each(&mut hold_up);
+            self.all_overlapping(key, |_, lock| {
+                hold_up(lock);
+                true
+            });
         }
-        changes.blocked.retain(|later| !self.is_grantable(*later));
-        if self.is_grantable(order) {
+        let Changes { blocked, visited, .. } = &mut changes;
+        blocked.retain(|later| !self.is_grantable(*later, visited));
+        if self.is_grantable(order, &mut changes.visited) {
             changes.grantable.push(order);
         }
         changes
@@ -254,23 +329,37 @@ impl LockTable {
         changes
     }
 
-    /// Adds the waiters of `key` that may be granted now. After a reader went, only a writer at the head can have gained.
+    /// Adds the waiters of `key`, and of what overlaps it, that may be granted now. After a reader went, only a writer at the head can
+    /// have gained.
     fn collect_front(&self, key: &ResourceKey, everybody: bool, changes: &mut Changes) {
-        let Some(lock) = self.locks.get(key) else { return };
-        if everybody || planted(Mutant::Fifo) {
-            changes.grantable.extend(lock.front().filter(|order| self.is_grantable(*order)));
-        } else if let Some((order, head)) = lock.waiting.first_key_value()
-            && head.mode == LockMode::Write
-            && self.is_grantable(*order)
-        {
-            changes.grantable.push(*order);
-        }
+        let Changes { grantable, visited, .. } = changes;
+        let mut collect = |lock: &Lock| {
+            *visited += 1;
+            let head = lock.waiting.first_key_value().filter(|(_, head)| head.mode == LockMode::Write);
+            let all = everybody || planted(Mutant::Fifo);
+            let front = all.then(|| lock.front()).into_iter().flatten();
+            let gained = front.chain(head.filter(|_| !all).map(|(order, _)| *order));
+            grantable.extend(gained.filter(|order| self.is_grantable(*order, visited)));
+        };
+        self.locks.get(key).into_iter().for_each(&mut collect);
+        self.all_overlapping(key, |_, lock| {
+            collect(lock);
+            true
+        });
     }
 
     fn forget_if_idle(&mut self, key: &ResourceKey) {
         if self.locks.get(key).is_some_and(Lock::is_idle) {
             self.locks.remove(key);
+            self.globs.remove(key);
         }
+    }
+
+    /// True if the globs among the names in use are the ones that are kept.
+    pub(crate) fn knows_its_globs(&self) -> bool {
+        let mut globs = Globs::default();
+        self.locks.keys().for_each(|key| globs.insert(key));
+        globs == self.globs
     }
 
     /// The epic and instance of a request.

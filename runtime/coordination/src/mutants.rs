@@ -14,16 +14,19 @@ pub enum Mutant {
     Fifo = 4,
     /// The end of an attempt does not free its locks.
     ReleaseWithEnd = 5,
+    /// A glob conflicts with nothing but itself.
+    Overlap = 6,
 }
 
 impl Mutant {
     /// All of them with the names that `make mutants` uses.
-    pub const ALL: [(Self, &'static str); 5] = [
+    pub const ALL: [(Self, &'static str); 6] = [
         (Self::CompareAndSet, "compare-and-set"),
         (Self::EpochCheck, "epoch-check"),
         (Self::TokenCheck, "token-check"),
         (Self::Fifo, "fifo"),
         (Self::ReleaseWithEnd, "release-with-the-end"),
+        (Self::Overlap, "overlap"),
     ];
 }
 

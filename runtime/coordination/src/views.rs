@@ -90,6 +90,7 @@ impl State {
             folder: key.folder.as_ref().map(|folder| folder.to_string()),
             mode: word(lock.holders.first().map(|holder| holder.mode).or(lock.waiting.values().next().map(|waiter| waiter.mode))),
             holders: lock.holders.iter().map(|holder| self.holder_view(holder, lease_left)).collect(),
+            overlaps: self.locks.overlapping(key).iter().map(|other| other.resource.to_string()).collect(),
             queue: lock.waiting.values().map(|waiter| self.waiter_view(key, waiter)).collect(),
         });
         LockList { locks: locks.collect() }

@@ -4,6 +4,7 @@
 use amphi_protocol::document::{LockMode, WaitFor, Work};
 use amphi_protocol::ids::{EpicId, Resource};
 use amphi_protocol::journal::WaitEnd;
+use amphi_protocol::overlap;
 
 use crate::checker::{Checker, VerifyError};
 use crate::cluster::InstanceKey;
@@ -27,7 +28,8 @@ impl Checker {
         }
         let instance = &epic.instances[i as usize];
         let under_way = matches!(instance.stage, Stage::Open(_) | Stage::Unknown) && instance.run == run;
-        let writes = epic.plan.locks(&epic.spec, i).iter().any(|(held, mode)| held == resource && *mode == LockMode::Write);
+        let touched = |held: &Resource| overlap::overlaps(held.as_str(), resource.as_str());
+        let writes = epic.plan.locks(&epic.spec, i).iter().any(|(held, mode)| *mode == LockMode::Write && touched(held));
         let wanted = |task: &u32| epic.spec.resources.get(resource).is_some_and(|declared| declared.on_change.contains(task));
         let listed = opened.iter().chain(later).all(wanted);
         let right = (under_way && writes && !instance.triggered && listed) || epic.unsure;

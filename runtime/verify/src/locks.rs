@@ -1,6 +1,6 @@
 //! Who holds what and who waits for it. Grants and releases are the journal's; this only remembers and compares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use amphi_protocol::document::LockMode;
 
@@ -16,6 +16,19 @@ pub(crate) struct LockTable {
     held: BTreeMap<LockKey, BTreeMap<InstanceKey, LockMode>>,
     /// Per resource, who asked for it since which record.
     waiting: BTreeMap<LockKey, BTreeMap<(u64, InstanceKey), LockMode>>,
+    /// Every name seen that is a glob.
+    globs: BTreeSet<LockKey>,
+}
+
+/// What stands under the name itself and under all names that overlap it.
+fn near<'t, V>(table: &'t BTreeMap<LockKey, V>, globs: &BTreeSet<LockKey>, key: &LockKey) -> Vec<&'t V> {
+    if globs.is_empty() {
+        return table.get(key).into_iter().collect();
+    }
+    if key.is_glob() {
+        return table.iter().filter(|(other, _)| key.meets(other)).map(|(_, there)| there).collect();
+    }
+    table.get(key).into_iter().chain(globs.iter().filter(|glob| glob.meets(key)).filter_map(|glob| table.get(glob))).collect()
 }
 
 fn conflict(one: LockMode, other: LockMode) -> bool {
@@ -26,14 +39,17 @@ impl LockTable {
     /// Another instance that holds something in a way that excludes `set`.
     pub fn excluded_by(&self, instance: InstanceKey, set: &LockSet) -> Option<InstanceKey> {
         set.iter().find_map(|(key, mode)| {
-            let holders = self.held.get(key)?;
-            holders.iter().find(|(holder, held)| **holder != instance && conflict(*mode, **held)).map(|(holder, _)| *holder)
+            let mut holders = near(&self.held, &self.globs, key).into_iter().flatten();
+            holders.find(|(holder, held)| **holder != instance && conflict(*mode, **held)).map(|(holder, _)| *holder)
         })
     }
 
     /// The instance has the set.
     pub fn hold(&mut self, instance: InstanceKey, set: &LockSet) {
         for (key, mode) in set {
+            if key.is_glob() {
+                self.globs.insert(key.clone());
+            }
             self.held.entry(key.clone()).or_default().insert(instance, *mode);
         }
     }
@@ -53,6 +69,9 @@ impl LockTable {
     /// The instance asks for the set since record `since`.
     pub fn join(&mut self, instance: InstanceKey, since: u64, set: &LockSet) {
         for (key, mode) in set {
+            if key.is_glob() {
+                self.globs.insert(key.clone());
+            }
             self.waiting.entry(key.clone()).or_default().insert((since, instance), *mode);
         }
     }
@@ -72,15 +91,16 @@ impl LockTable {
     /// True if somebody else waits for what excludes `set`.
     pub fn has_rival(&self, instance: InstanceKey, set: &LockSet) -> bool {
         set.iter().any(|(key, mode)| {
-            let queue = self.waiting.get(key).into_iter().flatten();
-            queue.into_iter().any(|((_, rival), wanted)| *rival != instance && conflict(*mode, *wanted))
+            let mut queue = near(&self.waiting, &self.globs, key).into_iter().flatten();
+            queue.any(|((_, rival), wanted)| *rival != instance && conflict(*mode, *wanted))
         })
     }
 
     /// Who asked before record `since` for what excludes `set`.
     pub fn earlier_rivals<'t>(&'t self, instance: InstanceKey, since: u64, set: &'t LockSet) -> impl Iterator<Item = InstanceKey> + 't {
         set.iter().flat_map(move |(key, mode)| {
-            let queue = self.waiting.get(key).into_iter().flat_map(move |queue| queue.range(..(since, (0, 0))));
+            let queues = near(&self.waiting, &self.globs, key);
+            let queue = queues.into_iter().flat_map(move |queue| queue.range(..(since, (0, 0))));
             queue.filter(move |((_, rival), wanted)| *rival != instance && conflict(*mode, **wanted)).map(|((_, rival), _)| *rival)
         })
     }

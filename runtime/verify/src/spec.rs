@@ -2,6 +2,7 @@
 
 use amphi_protocol::document::{EpicSpec, LockMode, Plan, Workspace};
 use amphi_protocol::ids::ProjectId;
+use amphi_protocol::overlap;
 
 /// Most instances of one epic that are judged; ten times the interface's limit.
 const INSTANCES_MAX: u64 = 1_000_000;
@@ -65,6 +66,18 @@ pub(crate) struct LockKey {
     project: ProjectId,
     folder: Option<String>,
     resource: String,
+}
+
+impl LockKey {
+    /// True if the name stands for all paths that it matches.
+    pub fn is_glob(&self) -> bool {
+        overlap::is_glob(&self.resource)
+    }
+
+    /// True if both are in one folder and share a name.
+    pub fn meets(&self, other: &Self) -> bool {
+        (&self.project, &self.folder) == (&other.project, &other.folder) && overlap::overlaps(&self.resource, &other.resource)
+    }
 }
 
 /// What an instance locks, each resource once; one that is both read and written is written.

@@ -49,8 +49,8 @@ pub fn epic(rng: &mut Rng) -> EpicSpec {
 
 fn resources(rng: &mut Rng, tasks: u32) -> BTreeMap<Resource, ResourceSpec> {
     let mut declared = BTreeMap::new();
-    for name in ["db", "port"] {
-        if rng.chance(60) {
+    for (name, often) in [("db", 60), ("port", 60), ("file/*", 20)] {
+        if rng.chance(often) {
             let on_change = if rng.chance(40) { (0..tasks).filter(|_| rng.chance(40)).collect() } else { Vec::new() };
             declared.insert(Resource::parse(name).expect("the resource is valid"), ResourceSpec { lease_ms: 1_500, on_change });
         }
@@ -158,15 +158,15 @@ fn matrix(rng: &mut Rng) -> Vec<MatrixAxis> {
 
 fn locks(rng: &mut Rng, wide: bool) -> LockSpec {
     let mut locks = LockSpec::default();
-    for name in ["db", "port", "file/a.txt"] {
-        match rng.below(6) {
+    for (name, seldom) in [("db", 6), ("port", 6), ("file/a.txt", 6), ("file/*.txt", 12), ("file/[b-d]**", 12), ("file/**", 40)] {
+        match rng.below(seldom) {
             0 => locks.read.push(name.to_owned()),
             1 => locks.write.push(name.to_owned()),
             _ => {}
         }
     }
     if wide && rng.chance(40) {
-        locks.write.push("part/${{ matrix.m }}".to_owned());
+        locks.write.push((*rng.pick(&["part/${{ matrix.m }}", "file/${{ matrix.m }}/*"])).to_owned());
     }
     locks
 }

@@ -173,6 +173,9 @@ const NAMES: &[(&str, &[&str])] = &[
             "node.fenced",
             "claim.overdue",
             "lock.waited",
+            "lock.glob_held",
+            "lock.waited_for_overlap",
+            "lock.shared_by_overlap",
             "agent.nobody",
             "journal.replayed",
             "snapshot.resumed",
@@ -394,6 +397,7 @@ impl Tally {
 
     /// Counts the states that everything in `state` is in.
     pub fn state(&mut self, state: &amphi_coordination::State) {
+        self.globs(state);
         for epic in state.epics() {
             let name = match epic.status {
                 EpicStatus::Running if epic.paused => "paused",
@@ -418,6 +422,24 @@ impl Tally {
                     name if instance.undo => self.add("undo", name),
                     _ => {}
                 }
+            }
+        }
+    }
+
+    /// Counts globs that are held, names that nobody holds and that are awaited because of another one, and readers side by side.
+    fn globs(&mut self, state: &amphi_coordination::State) {
+        for (key, lock) in state.locks().iter() {
+            let overlapping = state.locks().overlapping(key);
+            let is_held = |other: &&amphi_coordination::ResourceKey| state.locks().get(other).is_some_and(|lock| !lock.holders.is_empty());
+            let beside = overlapping.iter().any(is_held);
+            if !lock.holders.is_empty() && key.resource.as_str().contains(['*', '[']) {
+                self.seen("lock.glob_held");
+            }
+            if lock.holders.is_empty() && beside {
+                self.seen("lock.waited_for_overlap");
+            }
+            if !lock.holders.is_empty() && beside {
+                self.seen("lock.shared_by_overlap");
             }
         }
     }

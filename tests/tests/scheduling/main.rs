@@ -4,4 +4,5 @@
 
 mod drain;
 mod fairness;
+mod globs;
 mod stage;

@@ -47,7 +47,9 @@ pub(super) fn check(state: &State) -> Result<(), Violation> {
     let mut locking = vec![BTreeSet::<u64>::new(); classes];
     for request in requests {
         let parked = !state.queue.classes[request.class].servable;
-        let first = request.locks.iter().all(|(key, _)| front.get(key).is_some_and(|front| front.contains(&request.order)));
+        let first = request.locks.iter().all(|(key, mode)| {
+            front.get(key).is_some_and(|front| front.contains(&request.order)) && !is_behind(&expected, &request, key, *mode)
+        });
         if !request.locks.is_empty() {
             locking[request.class].insert(request.order);
         }
@@ -128,6 +130,7 @@ fn collect(state: &State) -> Result<(Vec<Request>, Expected), Violation> {
 
 /// S10: who holds is who has an open attempt, all of its set. S7: a writer alone, readers without one.
 fn check_table(state: &State, expected: &Expected) -> Result<(), Violation> {
+    hold("kept", state.locks.knows_its_globs(), || "the globs among the locks are others than the kept ones".to_owned())?;
     for (key, lock) in state.locks.iter() {
         let resource = &key.resource;
         let held =
@@ -143,8 +146,31 @@ fn check_table(state: &State, expected: &Expected) -> Result<(), Violation> {
         hold("S11", waiting == should, || format!("{resource} is awaited by {waiting:?}, and should be by {should:?}"))?;
         hold("kept", !(held.is_empty() && waiting.is_empty()), || format!("{resource} is remembered although nobody wants it"))?;
     }
+    for (key, held) in &expected.holders {
+        for (other, others) in expected.holders.iter().filter(|(other, _)| overlap(key, other)) {
+            let both = held
+                .iter()
+                .flat_map(|mine| others.iter().map(move |its| (mine, its)))
+                .find(|((who, (mode, _)), (whose, (its, _)))| who != whose && (*mode == LockMode::Write || *its == LockMode::Write));
+            hold("S7", both.is_none(), || format!("{} and {} overlap and are held by {both:?}", key.resource, other.resource))?;
+        }
+    }
     let missing = expected.holders.keys().chain(expected.waiting.keys()).find(|key| state.locks.get(key).is_none());
     hold("S10", missing.is_none(), || format!("nobody holds or awaits {missing:?} in the table"))
+}
+
+/// True for two names of a folder of which one is a glob that shares a path with the other.
+fn overlap(one: &ResourceKey, other: &ResourceKey) -> bool {
+    let same_folder = (&one.project, &one.folder) == (&other.project, &other.folder);
+    one != other && same_folder && amphi_protocol::overlap::overlaps(one.resource.as_str(), other.resource.as_str())
+}
+
+/// True if somebody under an overlapping name holds, or asked before, what excludes the request.
+fn is_behind(expected: &Expected, request: &Request, key: &ResourceKey, mode: LockMode) -> bool {
+    let excludes = |other: LockMode| mode == LockMode::Write || other == LockMode::Write;
+    let held = expected.holders.iter().filter(|(other, _)| overlap(key, other)).flat_map(|(_, holders)| holders.values());
+    let asked = expected.waiting.iter().filter(|(other, _)| overlap(key, other)).flat_map(|(_, waiting)| waiting.range(..request.order));
+    held.into_iter().any(|(other, _)| excludes(*other)) || asked.into_iter().any(|(_, other)| excludes(*other))
 }
 
 /// For each resource the waiters that are first: behind no conflicting holder and no earlier conflicting waiter.

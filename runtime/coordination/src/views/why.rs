@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use amphi_protocol::document::LockMode;
 use amphi_protocol::ids::EpicId;
 use amphi_protocol::journal::Duty;
 use amphi_protocol::view::{WaitView, WhyView};
@@ -138,19 +139,23 @@ impl State {
     fn lock_wait(&self, order: u64, lease_left: LeaseLeft<'_>, waits: &mut Vec<WaitView>) -> Option<(&Epic, u32)> {
         let set = self.locks.set(order)?;
         for (key, mode) in set.iter() {
-            let lock = self.locks.get(key)?;
-            let place = lock.waiting.keys().position(|waiter| *waiter == order).map(|place| place as u64 + 1);
-            let conflicts =
-                |other| *mode == amphi_protocol::document::LockMode::Write || other == amphi_protocol::document::LockMode::Write;
-            let holder = lock.holders.iter().find(|holder| conflicts(holder.mode));
-            let ahead = lock.waiting.range(..order).find(|(_, waiter)| conflicts(waiter.mode)).map(|(_, waiter)| (&waiter.epic, waiter.i));
-            let (next, view) = match (holder, ahead) {
-                (Some(holder), _) => ((&holder.epic, holder.i), Some(self.holder_view(holder, lease_left))),
-                (None, Some(ahead)) => (ahead, None),
+            let place = self.locks.get(key)?.waiting.keys().position(|waiter| *waiter == order).map(|place| place as u64 + 1);
+            let conflicts = |other| *mode == LockMode::Write || other == LockMode::Write;
+            let names = std::iter::once(key).chain(self.locks.overlapping(key));
+            let locks: Vec<_> = names.filter_map(|name| Some((name, self.locks.get(name)?))).collect();
+            let holder = locks.iter().find_map(|(name, lock)| Some((*name, lock.holders.iter().find(|holder| conflicts(holder.mode))?)));
+            let ahead = locks.iter().find_map(|(name, lock)| {
+                let (_, waiter) = lock.waiting.range(..order).find(|(_, waiter)| conflicts(waiter.mode))?;
+                Some((*name, (&waiter.epic, waiter.i)))
+            });
+            let (name, next, view) = match (holder, ahead) {
+                (Some((name, holder)), _) => (name, (&holder.epic, holder.i), Some(self.holder_view(holder, lease_left))),
+                (None, Some((name, ahead))) => (name, ahead, None),
                 (None, None) => continue,
             };
+            let on = if name == key { key.resource.to_string() } else { format!("{} (overlaps {})", key.resource, name.resource) };
             let lease_left_ms = view.as_ref().and_then(|view| view.lease_left_ms);
-            waits.push(WaitView { reason: "lock".to_owned(), on: key.resource.to_string(), holder: view, lease_left_ms, place });
+            waits.push(WaitView { reason: "lock".to_owned(), on, holder: view, lease_left_ms, place });
             return self.epics.get(next.0).map(|epic| (epic, next.1));
         }
         None

@@ -50,6 +50,13 @@ pub async fn lock(global: &Global, screen: Screen, command: LockCommand) -> Resu
     Ok(exit::OK)
 }
 
+/// The name, with the names in use that share a path with it.
+fn name_text(lock: &Value) -> String {
+    let others: Vec<&str> = items(lock, "overlaps").iter().filter_map(Value::as_str).collect();
+    let name = text_of(lock, "resource");
+    if others.is_empty() { name } else { format!("{name} (overlaps {})", others.join(", ")) }
+}
+
 /// `{"resource","locks"}`: one entry for each space in which the name means something, none if nobody holds it or waits for it.
 async fn show(global: &Global, screen: Screen, resource: &Resource) -> Result<u8, Failure> {
     let client = Client::connect(global).await?;
@@ -78,7 +85,7 @@ pub fn locks_table(reply: &Value, now_ms: u64, style: Style) -> String {
             let holder = holders.get(position);
             let lease = holder.and_then(|holder| holder["lease_left_ms"].as_u64());
             rows.push(vec![
-                Cell::new(if first { text_of(lock, "resource") } else { String::new() }),
+                Cell::new(if first { name_text(lock) } else { String::new() }),
                 Cell::new(if first { text_of(lock, "mode") } else { String::new() }),
                 Cell::new(holder.map_or("-".to_owned(), |h| format!("{}/{}", text_of(h, "epic"), text_of(h, "task")))),
                 Cell::new(holder.map_or("-".to_owned(), |h| text_of(h, "token"))),

@@ -38,6 +38,7 @@ pub fn all() -> Vec<(&'static str, Journal)> {
     .into_iter()
     .chain(super::flow::good())
     .chain(super::staff::good())
+    .chain(super::globs::good())
     .collect()
 }
 

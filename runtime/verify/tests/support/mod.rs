@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub mod flow;
+pub mod globs;
 pub mod good;
 pub mod staff;
 pub mod violations;

@@ -65,6 +65,7 @@ pub fn all() -> Vec<(Law, &'static str, Journal)> {
     .into_iter()
     .chain(super::flow::violations())
     .chain(super::staff::violations())
+    .chain(super::globs::violations())
     .collect()
 }
 
