@@ -4,12 +4,14 @@
 //! It decides nothing itself. Start at [`Manager`], then [`boot`] (how a seat is rebuilt from the journal), [`handle`] (how others reach
 //! it) and [`wiring`] (what comes in over the bus).
 
+pub mod archive;
 pub mod boot;
 mod courier;
 pub mod handle;
 mod post;
 mod publisher;
 mod signals;
+mod upkeep;
 pub mod wiring;
 
 use std::collections::BTreeMap;
@@ -35,6 +37,8 @@ pub use handle::{Leadership, ManagerHandle, Read, Snapshot};
 use post::Post;
 use publisher::Publisher;
 use signals::Signals;
+pub use upkeep::UpkeepLimits;
+use upkeep::{ChoreError, Done, Keeper};
 
 /// The actor.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,6 +69,8 @@ pub struct ManagerArguments {
     pub handle: ManagerHandle,
     /// When silence means death.
     pub periods: Periods,
+    /// When the journal is snapshotted, archived and trimmed.
+    pub upkeep: UpkeepLimits,
 }
 
 /// What a Manager hears.
@@ -81,6 +87,8 @@ pub enum ManagerMessage {
     Appended(Appended),
     /// The journal's last record.
     LastRead(Result<Option<(u64, Bytes)>, StoreError>),
+    /// Something was done for the journal, or failed.
+    Kept(Box<Result<Done, ChoreError>>),
     /// Time passes.
     Tick,
 }
@@ -94,11 +102,14 @@ impl std::fmt::Debug for ManagerMessage {
             Self::Heartbeat(..) => "Heartbeat",
             Self::Appended(_) => "Appended",
             Self::LastRead(_) => "LastRead",
+            Self::Kept(_) => "Kept",
             Self::Tick => "Tick",
         })
     }
 }
 
+/// The ticket of what the journal's keeping puts on record.
+const UPKEEP: Ticket = Ticket::MAX;
 /// How often time is looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// How often silence is judged and nodes are reminded.
@@ -119,6 +130,7 @@ pub struct ManagerState {
     reads: Vec<Read>,
     couriers: Couriers,
     publisher: Publisher,
+    keeper: Keeper,
     post: Post,
     signals: Signals,
     last_tick: Instant,
@@ -166,6 +178,7 @@ impl Actor for Manager {
             couriers: Couriers::new(arguments.bus.clone()),
             signals: Signals::new(arguments.bus.clone()),
             publisher: Publisher::start(arguments.shard, arguments.events.clone()),
+            keeper: Keeper::new(arguments.upkeep),
             post: Post::start(arguments.mail.clone()),
             arguments,
             seat: None,
@@ -190,6 +203,7 @@ impl Actor for Manager {
             ManagerMessage::Heartbeat(heartbeat, reply) => state.heartbeat(&heartbeat, reply),
             ManagerMessage::Appended(result) => state.appended(&myself, result)?,
             ManagerMessage::LastRead(result) => state.last_read(&myself, result)?,
+            ManagerMessage::Kept(done) => state.kept(*done),
             ManagerMessage::Tick => state.tick(&myself)?,
         }
         state.pump(&myself)?;
@@ -197,6 +211,7 @@ impl Actor for Manager {
             // Before the commit is acknowledged: whoever hears that a task waits can be heard by it.
             state.signals.follow(seat.state(), &myself);
         }
+        state.keep(&myself);
         state.answer_reads();
         Ok(())
     }
@@ -353,6 +368,7 @@ impl ManagerState {
                 Action::Append { expected, bytes } => self.append(myself, expected, bytes.into()),
                 Action::ReadLast => self.read_last(myself),
                 Action::Answer { ticket: 0, .. } => self.tick_waits = false,
+                Action::Answer { ticket: UPKEEP, .. } => self.keeper.recorded(),
                 Action::Answer { ticket, answer } => {
                     if let Some(reply) = self.replies.remove(&ticket) {
                         // The asker may have gone; its input stands all the same.
@@ -378,6 +394,23 @@ impl ManagerState {
             }
         }
         Ok(())
+    }
+
+    /// Begins what is to be done for the journal, if anything is.
+    fn keep(&mut self, myself: &ActorRef<ManagerMessage>) {
+        let now = self.time.now();
+        if let Some(seat) = self.seat.as_ref().filter(|seat| seat.is_leading() && seat.is_settled()) {
+            self.keeper.look((seat, self.post.is_idle()), now, &self.arguments, myself);
+        }
+    }
+
+    /// What was done for the journal goes on record like any other input.
+    fn kept(&mut self, done: Result<Done, ChoreError>) {
+        let Some(upkeep) = self.keeper.done(done) else { return };
+        let refused = self.seat.as_mut().and_then(|seat| seat.take(UPKEEP, Input::Upkeep(upkeep)));
+        if refused.is_some() {
+            self.keeper.recorded();
+        }
     }
 
     fn epoch(&self) -> Epoch {

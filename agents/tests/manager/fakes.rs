@@ -1,10 +1,13 @@
 //! A Manager without NATS: journal, stores, bus and memory in memory, and the smallest supervisor that restarts.
 
+#![allow(dead_code, reason = "each test uses its part")]
+
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use amphi_agents::manager::{Leadership, Manager, ManagerArguments, ManagerHandle};
+use amphi_agents::manager::{Leadership, Manager, ManagerArguments, ManagerHandle, UpkeepLimits};
 use amphi_coordination::liveness::Periods;
 use amphi_coordination::{EventSink, State};
 use amphi_ports::{
@@ -32,15 +35,100 @@ pub enum Doubt {
     Busy,
 }
 
-#[derive(Default)]
-pub struct MemoryJournal {
-    records: Mutex<Vec<Bytes>>,
-    doubts: Mutex<VecDeque<Doubt>>,
+/// How much of a step is done when the Manager that began it is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    Nothing,
+    /// Nothing yet: it is done when others are long at work.
+    Late,
+    All,
 }
 
-impl MemoryJournal {
+/// What a step does to the stores.
+type Effect = Box<dyn FnOnce() + Send>;
+
+/// Stops a Manager for good at one step of its keeping.
+#[derive(Default)]
+pub struct Cutter {
+    armed: Mutex<Option<(&'static str, Done)>>,
+    late: Mutex<Option<Effect>>,
+    pub cut: AtomicBool,
+}
+
+impl Cutter {
+    /// The next step whose name begins with `step` never comes back.
+    pub fn arm(&self, step: &'static str, done: Done) {
+        self.cut.store(false, Ordering::SeqCst);
+        *self.armed.lock().unwrap() = Some((step, done));
+    }
+
+    /// Does what was under way when its Manager went; false if nothing was.
+    pub fn late(&self) -> bool {
+        self.late.lock().unwrap().take().map(|effect| effect()).is_some()
+    }
+
+    /// The step as it goes: done, or cut off.
+    async fn step<T: Send>(&self, name: &str, effect: impl FnOnce() -> T + Send + 'static) -> T {
+        let done = self.armed.lock().unwrap().take_if(|(step, _)| name.starts_with(*step)).map(|(_, done)| done);
+        match done {
+            None => return effect(),
+            Some(Done::Nothing) => {}
+            Some(Done::All) => drop(effect()),
+            Some(Done::Late) => *self.late.lock().unwrap() = Some(Box::new(move || drop(effect()))),
+        }
+        self.cut.store(true, Ordering::SeqCst);
+        futures::future::pending().await
+    }
+}
+
+/// The name of the step that a record puts on record.
+fn step_of(bytes: &[u8]) -> &'static str {
+    let record = Record::decode(bytes).unwrap();
+    let name = |decision: &Decision| match decision {
+        Decision::SnapshotTaken { .. } => Some("record snapshot"),
+        Decision::SegmentArchived { .. } => Some("record segment"),
+        Decision::EpicRetired { .. } => Some("record epic"),
+        Decision::HistoryOver { .. } => Some("record history"),
+        _ => None,
+    };
+    record.decisions.iter().flatten().find_map(name).unwrap_or("record")
+}
+
+#[derive(Clone, Default)]
+pub struct MemoryJournal(Arc<Kept>);
+
+impl std::ops::Deref for MemoryJournal {
+    type Target = Kept;
+
+    fn deref(&self) -> &Kept {
+        &self.0
+    }
+}
+
+#[derive(Default)]
+pub struct Kept {
+    /// May stop its Manager at an append or a trim.
+    pub cutter: Arc<Cutter>,
+    /// A trim that would have taken what is not archived on record, or what recovery needs.
+    pub wrong: Mutex<Option<String>>,
+    records: Mutex<Vec<Bytes>>,
+    doubts: Mutex<VecDeque<Doubt>>,
+    /// Records before this position are trimmed; here they are kept for the judges.
+    trimmed: Mutex<usize>,
+    /// The next trim fails half-way.
+    pub trims_half: AtomicBool,
+    /// Records handed out.
+    pub read: AtomicU64,
+}
+
+impl Kept {
     pub fn records(&self) -> Vec<Bytes> {
         self.records.lock().unwrap().clone()
+    }
+
+    /// Records that are gone for readers.
+    pub fn trimmed(&self) -> usize {
+        *self.trimmed.lock().unwrap()
     }
 
     pub fn next_append(&self, doubt: Doubt) {
@@ -71,24 +159,48 @@ impl MemoryJournal {
     }
 }
 
+impl Kept {
+    fn appended(&self, expected: u64, record: Bytes) -> Result<u64, AppendError> {
+        let doubt = self.doubts.lock().unwrap().pop_front();
+        let mut records = self.records.lock().unwrap();
+        let unknown = || Err(AppendError::Unknown("no answer".into()));
+        match doubt {
+            Some(Doubt::Busy) => return Err(AppendError::Busy),
+            Some(Doubt::NotStored) => return unknown(),
+            Some(Doubt::LostAck) | None => {}
+        }
+        if records.len() as u64 != expected {
+            return Err(AppendError::Conflict);
+        }
+        records.push(record);
+        if doubt.is_some() { unknown() } else { Ok(records.len() as u64) }
+    }
+
+    fn trim_to(&self, first: u64) -> Result<(), StoreError> {
+        let decided = self.records().iter().flat_map(|bytes| Record::decode(bytes).unwrap().decisions).flatten().collect::<Vec<_>>();
+        let archived = decided.iter().rev().find_map(|decision| match decision {
+            Decision::SegmentArchived { segment } => Some(segment.to.0),
+            _ => None,
+        });
+        let needed = decided.iter().rev().find_map(|decision| match decision {
+            Decision::SnapshotTaken { older, .. } => Some(older.as_ref().map_or(0, |older| older.index.0)),
+            _ => None,
+        });
+        if archived.is_none_or(|archived| first > archived + 1) || needed.is_none_or(|needed| first > needed + 1) {
+            *self.wrong.lock().unwrap() = Some(format!("trimmed below {first}; archived to {archived:?}, needed after {needed:?}"));
+        }
+        let mut trimmed = self.trimmed.lock().unwrap();
+        let half = self.trims_half.swap(false, Ordering::Relaxed);
+        let wanted = (first as usize - 1).max(*trimmed);
+        *trimmed = if half { (*trimmed + wanted) / 2 } else { wanted };
+        if half { Err(failed("the purge was interrupted", false)) } else { Ok(()) }
+    }
+}
+
 impl Journal for MemoryJournal {
     fn append(&self, expected: u64, record: Bytes) -> BoxFuture<'_, Result<u64, AppendError>> {
-        let result = (|| {
-            let doubt = self.doubts.lock().unwrap().pop_front();
-            let mut records = self.records.lock().unwrap();
-            let unknown = || Err(AppendError::Unknown("no answer".into()));
-            match doubt {
-                Some(Doubt::Busy) => return Err(AppendError::Busy),
-                Some(Doubt::NotStored) => return unknown(),
-                Some(Doubt::LostAck) | None => {}
-            }
-            if records.len() as u64 != expected {
-                return Err(AppendError::Conflict);
-            }
-            records.push(record);
-            if doubt.is_some() { unknown() } else { Ok(records.len() as u64) }
-        })();
-        futures::future::ready(result).boxed()
+        let (kept, step) = (self.0.clone(), step_of(&record));
+        self.cutter.step(step, move || kept.appended(expected, record)).boxed()
     }
 
     fn last(&self) -> BoxFuture<'_, Result<Option<(u64, Bytes)>, StoreError>> {
@@ -96,23 +208,63 @@ impl Journal for MemoryJournal {
         futures::future::ready(Ok(records.last().map(|last| (records.len() as u64, last.clone())))).boxed()
     }
 
+    fn first(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        futures::future::ready(Ok(*self.trimmed.lock().unwrap() as u64 + 1)).boxed()
+    }
+
+    fn trim(&self, first: u64) -> BoxFuture<'_, Result<(), StoreError>> {
+        let kept = self.0.clone();
+        self.cutter.step("trim", move || kept.trim_to(first)).boxed()
+    }
+
     fn read(&self, after: u64) -> BoxStream<'_, Result<(u64, Bytes), StoreError>> {
-        let records = (1u64..).zip(self.records()).filter(move |(sequence, _)| *sequence > after).map(Ok);
-        futures::stream::iter(records).boxed()
+        let trimmed = *self.trimmed.lock().unwrap() as u64;
+        if after < trimmed {
+            return futures::stream::iter([Err(failed("the record is not there any more", true))]).boxed();
+        }
+        let records = (1u64..).zip(self.records()).filter(move |(sequence, _)| *sequence > after);
+        let records: Vec<_> = records.map(Ok).collect();
+        futures::stream::iter(records)
+            .inspect(|_| {
+                self.read.fetch_add(1, Ordering::Relaxed);
+            })
+            .boxed()
     }
 }
 
 #[derive(Default)]
-pub struct Objects(Mutex<BTreeMap<String, Bytes>>);
+pub struct Objects {
+    pub kept: Arc<Mutex<BTreeMap<String, Bytes>>>,
+    /// May stop its Manager at an upload or a removal.
+    pub cutter: Arc<Cutter>,
+    /// Snapshots are acknowledged and not kept.
+    pub forgets: AtomicBool,
+    pub forgotten: AtomicU64,
+}
+
+fn failed(what: &str, damaged: bool) -> StoreError {
+    StoreError { what: what.to_owned(), source: None, damaged }
+}
 
 impl ObjectStore for Objects {
     fn put<'a>(&'a self, name: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.0.lock().unwrap().insert(name.to_owned(), bytes);
-        futures::future::ready(Ok(())).boxed()
+        if self.forgets.load(Ordering::Relaxed) && name.starts_with("snapshot-") {
+            self.forgotten.fetch_add(1, Ordering::Relaxed);
+            return futures::future::ready(Ok(())).boxed();
+        }
+        let (kept, key) = (self.kept.clone(), name.to_owned());
+        let stores = move || drop(kept.lock().unwrap().insert(key, bytes));
+        async move { Ok(self.cutter.step(name, stores).await) }.boxed()
+    }
+
+    fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        let (kept, key) = (self.kept.clone(), name.to_owned());
+        let removes = move || drop(kept.lock().unwrap().remove(&key));
+        async move { Ok(self.cutter.step("remove", removes).await) }.boxed()
     }
 
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
-        futures::future::ready(Ok(self.0.lock().unwrap().get(name).cloned())).boxed()
+        futures::future::ready(Ok(self.kept.lock().unwrap().get(name).cloned())).boxed()
     }
 }
 
@@ -180,6 +332,11 @@ impl Clock for NoWorld {
 pub struct Memory(Mutex<Option<(u64, String)>>);
 
 impl Memory {
+    /// As if this had been remembered last.
+    pub fn set(&self, index: u64, hash: String) {
+        *self.0.lock().unwrap() = Some((index, hash));
+    }
+
     /// As if the journal had been longer once.
     pub fn remember_more(&self) {
         *self.0.lock().unwrap() = Some((1_000, "beyond the end".to_owned()));
@@ -232,7 +389,7 @@ pub struct Stage {
     pub manager: ManagerHandle,
     pub journal: Arc<MemoryJournal>,
     pub memory: Arc<Memory>,
-    objects: Arc<Objects>,
+    pub objects: Arc<Objects>,
     keeper: ActorRef<()>,
 }
 
@@ -243,7 +400,12 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
 
 impl Stage {
     pub async fn open() -> Self {
-        let (journal, memory, objects) = (Arc::<MemoryJournal>::default(), Arc::<Memory>::default(), Arc::<Objects>::default());
+        Self::open_with(UpkeepLimits::default()).await
+    }
+
+    pub async fn open_with(upkeep: UpkeepLimits) -> Self {
+        let (journal, memory) = (Arc::<MemoryJournal>::default(), Arc::<Memory>::default());
+        let objects = Arc::new(Objects { cutter: journal.cutter.clone(), ..Objects::default() });
         let manager = ManagerHandle::default();
         let world = Arc::new(NoWorld);
         let arguments = ManagerArguments {
@@ -257,6 +419,7 @@ impl Stage {
             memory: memory.clone(),
             clock: world,
             handle: manager.clone(),
+            upkeep,
             periods: Periods { node_dead_ms: 15_000, fence_ms: 18_000 },
         };
         let (keeper, _) = Actor::spawn(None, Keeper, arguments).await.unwrap();
@@ -297,7 +460,7 @@ impl Stage {
 
     pub async fn kept_object(&self, prefix: &str) {
         soon(async {
-            while !self.objects.0.lock().unwrap().keys().any(|name| name.starts_with(prefix)) {
+            while !self.objects.kept.lock().unwrap().keys().any(|name| name.starts_with(prefix)) {
                 tokio::task::yield_now().await;
             }
         })

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::{CommitIndex, EpicId, ProjectId};
 use amphi_protocol::journal::{Decision, EpicEnd, Retiring, SegmentRef, SnapshotRef, Upkeep};
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,12 @@ pub struct Retired {
     pub retired_in: CommitIndex,
     /// Name of the object with its final view.
     pub view: String,
+}
+
+/// What whoever wants to change an epic hears that was put away: `state.conflict`.
+pub fn put_away(id: &EpicId) -> ApiError {
+    ApiError::new(ErrorCode::StateConflict, format!("epic {id} has ended and was put away"))
+        .hint("it can still be looked at; to run it again, submit it under a new id")
 }
 
 impl History {
@@ -127,8 +134,10 @@ impl State {
 
     /// True if nothing of a living epic, agent or question needs `epic` any more.
     pub fn may_retire(&self, epic: &Epic) -> bool {
-        let asks = self.incidents.values().any(|incident| incident.attempt.epic == epic.id && incident.resolved.is_none());
-        epic.is_ended() && epic.active == 0 && epic.pending == 0 && epic.unknown == 0 && !asks
+        let asks = || self.incidents.values().any(|incident| incident.attempt.epic == epic.id && incident.resolved.is_none());
+        // A run after a change and an undo count among the open ones; that is said again because what is put away never comes back.
+        let works = epic.open_tasks > 0 || epic.active > 0 || epic.pending > 0 || epic.unknown > 0 || epic.undoing.is_some() || epic.paused;
+        epic.is_ended() && !works && !asks()
     }
 
     pub(crate) fn snapshot_recorded(&mut self, snapshot: &SnapshotRef) {

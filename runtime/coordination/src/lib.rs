@@ -37,7 +37,7 @@ pub use backlog::Turn;
 pub use decide::Refusal;
 pub use epic::{Attempt, AttemptPhase, Epic, EpicStatus, Instance, InstanceEnd, InstanceState, TaskEnd, TaskProgress};
 pub use fleet::{Agent, AgentState, Node};
-pub use history::{History, Retired};
+pub use history::{History, Retired, put_away};
 pub use locks::{Holder, Lock, ResourceKey, Waiter};
 pub use sink::EventSink;
 pub use state::{ReplayError, State};

@@ -3,12 +3,13 @@
 mod why;
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use amphi_protocol::document::{LockMode, TOOL_SKILL_PREFIX};
 use amphi_protocol::ids::{AttemptRef, EpicId, Timestamp};
-use amphi_protocol::journal::Duty;
+use amphi_protocol::journal::{Duty, EpicEnd};
 use amphi_protocol::view::{
-    AgentList, AgentView, DrainView, DrainWait, EpicList, EpicView, HolderView, IncidentList, IncidentView, LockList, LockView, NodeList,
+    AgentList, AgentView, DrainView, DrainWait, EpicView, HolderView, IncidentList, IncidentView, LockList, LockView, NodeList,
     NodeView, TaskList, TaskView, WaiterView,
 };
 
@@ -21,6 +22,15 @@ use crate::state::State;
 
 /// Milliseconds that the lease of an attempt lasts without progress; known to the leader only.
 pub type LeaseLeft<'a> = &'a dyn Fn(&AttemptRef) -> Option<u64>;
+
+/// An epic of a list.
+#[derive(Debug, Clone)]
+pub enum ListedEpic {
+    /// It is in memory.
+    Known(Box<EpicView>),
+    /// It was put away; the name of the object with its final view.
+    PutAway(String),
+}
 
 impl State {
     /// An epic with a page of its tasks: at most `limit` after the task `after`.
@@ -35,14 +45,33 @@ impl State {
         Some(view)
     }
 
-    /// A page of epics, by id, optionally in one state.
-    pub fn epic_list(&self, after: Option<&str>, limit: usize, state: Option<&str>) -> EpicList {
+    /// A page of epics, by id, optionally in one state; and where the next page begins.
+    pub fn epic_page(&self, after: Option<&str>, limit: usize, state: Option<&str>) -> (Vec<ListedEpic>, Option<String>) {
         let from = after.and_then(|after| EpicId::parse(after).ok());
-        let rest = self.epics.values().filter(|epic| from.as_ref().is_none_or(|from| epic.id > *from));
-        let mut page = rest.filter(|epic| state.is_none_or(|wanted| epic_state(epic) == wanted)).take(limit.saturating_add(1));
-        let epics: Vec<EpicView> = page.by_ref().take(limit).map(|epic| self.epic_head(epic)).collect();
-        let next = page.next().and(epics.last()).map(|last| last.epic.clone());
-        EpicList { epics, next }
+        let range = (from.as_ref().map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let mut known =
+            self.epics.range::<EpicId, _>(range).filter(|(_, epic)| state.is_none_or(|wanted| epic_state(epic) == wanted)).peekable();
+        let put_away = self.history.retired.range::<EpicId, _>(range);
+        let mut put_away = put_away.filter(|(_, retired)| state.is_none_or(|wanted| end_word(retired.end) == wanted)).peekable();
+        let (mut page, mut last) = (Vec::new(), None);
+        while page.len() < limit {
+            let first_known = match (known.peek(), put_away.peek()) {
+                (Some((one, _)), Some((other, _))) => one < other,
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+            if first_known && let Some((id, epic)) = known.next() {
+                last = Some(id);
+                page.push(ListedEpic::Known(Box::new(self.epic_head(epic))));
+            } else if let Some((id, retired)) = put_away.next() {
+                last = Some(id);
+                page.push(ListedEpic::PutAway(retired.view.clone()));
+            } else {
+                break;
+            }
+        }
+        let more = known.peek().is_some() || put_away.peek().is_some();
+        (page, last.filter(|_| more).map(ToString::to_string))
     }
 
     /// One task instance.
@@ -320,9 +349,15 @@ pub fn epic_state(epic: &Epic) -> &'static str {
         EpicStatus::Running => "running",
         EpicStatus::Cancelling if epic.needs_person() => "waiting",
         EpicStatus::Cancelling => "cancelling",
-        EpicStatus::Ended(amphi_protocol::journal::EpicEnd::Succeeded) => "succeeded",
-        EpicStatus::Ended(amphi_protocol::journal::EpicEnd::Failed) => "failed",
-        EpicStatus::Ended(amphi_protocol::journal::EpicEnd::Cancelled) => "cancelled",
+        EpicStatus::Ended(end) => end_word(end),
+    }
+}
+
+fn end_word(end: EpicEnd) -> &'static str {
+    match end {
+        EpicEnd::Succeeded => "succeeded",
+        EpicEnd::Failed => "failed",
+        EpicEnd::Cancelled => "cancelled",
     }
 }
 

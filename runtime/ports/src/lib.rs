@@ -26,6 +26,13 @@ pub trait Journal: Send + Sync + 'static {
     /// The last record and its sequence.
     fn last(&self) -> BoxFuture<'_, Result<Option<(u64, Bytes)>, StoreError>>;
 
+    /// Sequence of the first record that has not been trimmed; 1 for an empty journal.
+    fn first(&self) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Removes all records before sequence `first`, which must exist. After an error any part of them may be gone; doing it again is
+    /// right. Only for records that are kept elsewhere.
+    fn trim(&self, first: u64) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// All records after sequence `after` up to the end as of this call, in order, without gaps.
     fn read(&self, after: u64) -> BoxStream<'_, Result<(u64, Bytes), StoreError>>;
 }
@@ -73,6 +80,9 @@ pub trait ObjectStore: Send + Sync + 'static {
 
     /// Reads `name`; `None` if it is not there.
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>>;
+
+    /// Removes `name`; what is not there is no error. Only for what nobody refers to any more.
+    fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
 /// Small texts that are decided once and then hold for all nodes.

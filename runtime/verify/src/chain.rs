@@ -20,12 +20,20 @@ pub(crate) struct Chain {
     seq: EventSeq,
     /// The newest record with a snapshot.
     marker: Option<CommitIndex>,
+    /// The first record follows one that is not there any more.
+    cut: bool,
 }
 
 impl Chain {
     /// The shard that the header names.
     pub fn expect_shard(&mut self, shard: ShardId) {
         self.shard = shard;
+    }
+
+    /// The journal begins with this record: what was before is over.
+    pub fn begin_at(&mut self, first: CommitIndex) {
+        self.last = CommitIndex(first.0.saturating_sub(1));
+        self.cut = first.0 > 1;
     }
 
     /// True for a record of the header's shard.
@@ -37,6 +45,9 @@ impl Chain {
     pub fn link(&mut self, record: &Record, hash: String, findings: &mut Findings) {
         if self.hash.is_empty() {
             self.first = record.index;
+            if std::mem::take(&mut self.cut) {
+                return self.take_first(record, hash, findings);
+            }
         }
         let dense = self.last.0.checked_add(1) == Some(record.index.0);
         let forward = record.now_ms >= self.now && record.seq >= self.seq;
@@ -51,6 +62,17 @@ impl Chain {
         self.last = record.index;
         self.hash = hash;
         self.epoch = self.epoch.max(record.epoch);
+        self.now = record.now_ms;
+        self.seq = record.seq;
+    }
+
+    /// The first record of a cut history: it has to be the one that was announced, and is believed otherwise.
+    fn take_first(&mut self, record: &Record, hash: String, findings: &mut Findings) {
+        findings.check(Law::S3, &[], self.last.next() == record.index && !record.prev_hash.is_empty());
+        self.marker = record.snapshot;
+        self.last = record.index;
+        self.hash = hash;
+        self.epoch = record.epoch;
         self.now = record.now_ms;
         self.seq = record.seq;
     }

@@ -47,6 +47,8 @@ pub struct ExportHeader {
     pub epic: Option<EpicId>,
     /// Hash of the live state at the time, for comparison by the core; this checker cannot compute it.
     pub state_hash: Option<String>,
+    /// The first record, where history before it is over: only the chain can be judged then.
+    pub from: Option<CommitIndex>,
 }
 
 /// Why a line is no export line.
@@ -82,6 +84,9 @@ impl ExportLine {
                 object.insert("shard".into(), json!(header.shard.0));
                 if let Some(epic) = &header.epic {
                     object.insert("epic".into(), json!(epic.as_str()));
+                }
+                if let Some(from) = header.from {
+                    object.insert("from".into(), json!(from.0));
                 }
                 if let Some(hash) = &header.state_hash {
                     object.insert("state_hash".into(), json!(hash));
@@ -129,7 +134,11 @@ fn header(object: &Map<String, Value>) -> Result<ExportHeader, LineFault> {
         None | Some(Value::Null) => None,
         Some(value) => Some(value.as_str().ok_or(LineFault::Field { field: "state_hash" })?.to_owned()),
     };
-    Ok(ExportHeader { shard: ShardId(shard), epic, state_hash })
+    let from = match object.get("from") {
+        None | Some(Value::Null) => None,
+        Some(_) => Some(CommitIndex(number(object, "from")?)),
+    };
+    Ok(ExportHeader { shard: ShardId(shard), epic, state_hash, from })
 }
 
 fn number(object: &Map<String, Value>, field: &'static str) -> Result<u64, LineFault> {

@@ -181,6 +181,8 @@ pub(crate) struct Findings {
     pub focus: Option<EpicId>,
     /// Index of the record under judgement.
     pub at: CommitIndex,
+    /// What was before the first record is not known.
+    pub only_the_chain: bool,
     rows: std::collections::BTreeMap<Law, Row>,
 }
 
@@ -218,9 +220,11 @@ impl Findings {
 
     /// One row per law.
     pub fn into_laws(mut self) -> Vec<LawVerdict> {
+        let only_the_chain = self.only_the_chain;
         let judge = |&law: &Law| {
             let row = self.rows.remove(&law).unwrap_or_default();
-            let result = match (law.is_checkable(), row.violated, row.checked) {
+            let checkable = law.is_checkable() && (!only_the_chain || matches!(law, Law::S2 | Law::S3));
+            let result = match (checkable, row.violated, row.checked) {
                 (false, ..) => LawResult::NotCheckable,
                 (true, true, _) => LawResult::Violated,
                 (true, false, 0) => LawResult::NotExercised,

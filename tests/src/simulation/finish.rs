@@ -134,7 +134,7 @@ fn check_waiting(world: &mut World, state: &State) -> Result<(), Violation> {
 
 /// A second opinion.
 fn verify(world: &World) -> Result<(), Violation> {
-    let header = ExportLine::Header(ExportHeader { shard: ShardId(0), epic: None, state_hash: None }).encode();
+    let header = ExportLine::Header(ExportHeader { shard: ShardId(0), epic: None, state_hash: None, from: None }).encode();
     let records = world.journal.records.iter().map(|(bytes, record)| {
         let record_text = String::from_utf8(bytes.to_vec()).expect("records are JSON");
         ExportLine::Record { index: record.index, record: record_text }.encode()

@@ -42,7 +42,7 @@ pub struct Stage {
 
 impl Stage {
     pub fn new() -> Self {
-        let header = ExportLine::Header(ExportHeader { shard: ShardId(0), epic: None, state_hash: None }).encode();
+        let header = ExportLine::Header(ExportHeader { shard: ShardId(0), epic: None, state_hash: None, from: None }).encode();
         let mut stage = Self {
             state: State::new(ShardId(0)),
             now: 1_000,

@@ -104,6 +104,21 @@ impl JetStreamJournal {
         }
     }
 
+    async fn first_sequence(&self) -> Result<u64, StoreError> {
+        let info = self.stream.get_info().await.map_err(|e| store_error(format!("reading the journal {}", self.stream_name), e))?;
+        Ok(info.state.first_sequence.max(1))
+    }
+
+    /// The server removes what lies before `first`, and nothing else: never the last record, whatever is asked for.
+    async fn trim_before(&self, first: u64) -> Result<(), StoreError> {
+        let last = self.last_record().await?.map_or(0, |(sequence, _)| sequence);
+        if first > last {
+            return Err(damaged(format!("trimming the journal {}: record {first} is to stay and it ends at {last}", self.stream_name)));
+        }
+        let purged = self.stream.purge().sequence(first).await;
+        purged.map(|_| ()).map_err(|e| store_error(format!("trimming the journal {}", self.stream_name), e))
+    }
+
     /// No last record: either nothing was ever written, or somebody removed it.
     async fn confirm_empty(&self) -> Result<(), StoreError> {
         let info = self.stream.get_info().await.map_err(|e| store_error(format!("reading the journal {}", self.stream_name), e))?;
@@ -121,6 +136,14 @@ impl Journal for JetStreamJournal {
 
     fn last(&self) -> BoxFuture<'_, Result<Option<(u64, Bytes)>, StoreError>> {
         self.last_record().boxed()
+    }
+
+    fn first(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.first_sequence().boxed()
+    }
+
+    fn trim(&self, first: u64) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.trim_before(first).boxed()
     }
 
     fn read(&self, after: u64) -> BoxStream<'_, Result<(u64, Bytes), StoreError>> {
@@ -200,8 +223,8 @@ fn config(shard: ShardId, replicas: usize) -> Config {
         // Records are recognised by their position, not by a message id.
         duplicate_window: Duration::from_millis(100),
         allow_direct: false,
-        // Single records cannot be removed. Purging stays possible: later the log below an archived snapshot is trimmed by it, and
-        // this flag can never be taken back. A purge by somebody else is noticed by `last` and `read`.
+        // Single records cannot be removed. Purging stays possible: the log below an archived snapshot is trimmed by it, and this
+        // flag can never be taken back. A purge by somebody else is noticed by `last` and `read`.
         deny_delete: true,
         ..Default::default()
     }

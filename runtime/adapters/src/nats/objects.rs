@@ -82,6 +82,15 @@ impl NatsObjectStore {
     }
 }
 
+impl NatsObjectStore {
+    async fn delete_object(&self, name: &str) -> Result<(), StoreError> {
+        if self.info(name).await?.is_none() {
+            return Ok(());
+        }
+        self.bucket.delete(name).await.map_err(|e| store_error(format!("removing object {name}"), e))
+    }
+}
+
 impl ObjectStore for NatsObjectStore {
     fn put<'a>(&'a self, name: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
         self.put_object(name, bytes).boxed()
@@ -89,6 +98,10 @@ impl ObjectStore for NatsObjectStore {
 
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
         self.get_object(name).boxed()
+    }
+
+    fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.delete_object(name).boxed()
     }
 }
 
@@ -98,6 +111,8 @@ async fn create(context: &Context, replicas: usize) -> Result<Bucket, StoreError
         description: Some("Amphitheatre: documents and artifacts by content hash".to_owned()),
         storage: StorageType::File,
         num_replicas: replicas,
+        // Archived journals are JSON; the server makes them a fraction of their size.
+        compression: true,
         ..Default::default()
     };
     match context.create_object_store(config).await {

@@ -59,6 +59,10 @@ impl OutputLog for Memory {
 }
 
 impl ObjectStore for Memory {
+    fn delete<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn put<'a>(&'a self, name: &'a str, bytes: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             self.objects.lock().unwrap().insert(name.to_owned(), bytes);

@@ -12,6 +12,7 @@ use amphi_protocol::journal::{
 use crate::decide::{Deciding, Refusal};
 use crate::epic::{AttemptPhase, EpicStatus, InstanceState};
 use crate::fleet::Fleet;
+use crate::history::put_away;
 use crate::mutants::{Mutant, planted};
 use crate::state::{State, TimerKind};
 
@@ -323,11 +324,7 @@ impl State {
     pub(super) fn known(&self, id: &EpicId) -> Result<&crate::epic::Epic, Refusal> {
         self.epics.get(id).ok_or_else(|| {
             if self.history.retired.contains_key(id) {
-                return Refusal::error(
-                    ErrorCode::StateConflict,
-                    format!("epic {id} has ended and was put away"),
-                    "it can still be looked at; to run it again, submit it under a new id",
-                );
+                return Refusal::Error(put_away(id));
             }
             Refusal::Error(ApiError::new(ErrorCode::EpicNotFound, format!("there is no epic {id}")))
         })

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use amphi_agents::manager::Snapshot;
 use amphi_agents::manager::handle::no_leader;
 use amphi_coordination::Refusal;
 use amphi_coordination::seat::Answer as Committed;
+use amphi_coordination::views::ListedEpic;
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::EpicId;
 use amphi_protocol::journal::Input;
@@ -12,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::request::{PAGE_MAX, Request};
 use super::tasks::instances;
-use super::{Answer, Gateway, shape};
+use super::{Answer, Gateway, retired, shape};
 
 /// `epic.get`.
 pub async fn get(gateway: Arc<Gateway>, request: Request) -> Answer {
@@ -21,11 +23,16 @@ pub async fn get(gateway: Arc<Gateway>, request: Request) -> Answer {
     let after = fields.text_if_any("after")?.map(str::to_owned);
     let limit = if fields.number_if_any("limit")?.is_some() { fields.limit()? } else { PAGE_MAX };
     let unknown = not_found(&epic);
-    let view = gateway
-        .manager
-        .read(move |at| at.state.epic_view(&epic, after.as_deref(), limit).map(|view| stamped(shape(&view), at.state)))
-        .await?;
-    view.ok_or(unknown)
+    let (id, from) = (epic.clone(), after.clone());
+    let view =
+        gateway.manager.read(move |at| at.state.epic_view(&id, from.as_deref(), limit).map(|view| stamped(shape(&view), at.state))).await?;
+    match view {
+        Some(view) => Ok(view),
+        None => {
+            let put_away = retired::find(&gateway, &epic).await?.ok_or(unknown)?;
+            stamp(&gateway, shape(&put_away.page(after.as_deref(), limit))).await
+        }
+    }
 }
 
 /// `epic.list`.
@@ -34,7 +41,23 @@ pub async fn list(gateway: Arc<Gateway>, request: Request) -> Answer {
     let after = fields.text_if_any("after")?.map(str::to_owned);
     let state = fields.text_if_any("state")?.map(str::to_owned);
     let limit = fields.limit()?;
-    gateway.manager.read(move |at| stamped(shape(&at.state.epic_list(after.as_deref(), limit, state.as_deref())), at.state)).await
+    let read = move |at: &Snapshot<'_>| {
+        let page = at.state.epic_page(after.as_deref(), limit, state.as_deref());
+        (page, stamped(json!({}), at.state))
+    };
+    let ((listed, next), mut reply) = gateway.manager.read(read).await?;
+    let names = listed.iter().filter_map(|listed| match listed {
+        ListedEpic::PutAway(name) => Some(name.clone()),
+        ListedEpic::Known(_) => None,
+    });
+    let mut put_away = retired::heads(&gateway, names.collect()).await?.into_iter();
+    let epics = listed.into_iter().filter_map(|listed| match listed {
+        ListedEpic::Known(view) => Some(*view),
+        ListedEpic::PutAway(_) => put_away.next(),
+    });
+    reply["epics"] = epics.map(|view| shape(&view)).collect();
+    reply["next"] = shape(&next);
+    Ok(reply)
 }
 
 /// `epic.cancel`.
@@ -87,6 +110,11 @@ pub fn stamped(mut reply: Value, state: &amphi_coordination::State) -> Value {
     reply["epoch"] = shape(&state.epoch);
     reply["index"] = shape(&state.index);
     reply
+}
+
+/// The same for what is not in the Manager's state.
+pub async fn stamp(gateway: &Gateway, reply: Value) -> Answer {
+    gateway.manager.read(move |at| stamped(reply, at.state)).await
 }
 
 /// `epic.not_found`.

@@ -9,6 +9,7 @@ mod history;
 mod hold;
 mod page;
 mod request;
+mod retired;
 mod submit;
 mod tasks;
 

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use amphi_adapters::process::CUT_MARK;
+use amphi_coordination::put_away;
 use amphi_ports::OutputSource;
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::EpicId;
 use amphi_protocol::journal::Input;
+use amphi_protocol::view::TaskView;
 use serde_json::{Value, json};
 
-use super::epics::{not_found, stamped, take};
+use super::epics::{not_found, stamp, stamped, take};
 use super::request::{PAGE_MAX, Request};
-use super::{Answer, Gateway, shape};
+use super::{Answer, Gateway, retired, shape};
 
 /// Text of one page of output.
 const LOG_PAGE_BYTES: usize = 2 * 1024 * 1024;
@@ -21,14 +23,19 @@ pub async fn get(gateway: Arc<Gateway>, request: Request) -> Answer {
     let fields = request.fields()?;
     let (epic, task) = (fields.epic()?, fields.task()?.to_owned());
     let unknown = (not_found(&epic), task_not_found(&epic, &task));
+    let (id, key) = (epic.clone(), task.clone());
     let (known, view) = gateway
         .manager
         .read(move |at| {
-            let view = at.state.task(&epic, &task).map(|view| stamped(shape(&view), at.state));
-            (at.state.epic(&epic).is_some(), view)
+            let view = at.state.task(&id, &key).map(|view| stamped(shape(&view), at.state));
+            (at.state.epic(&id).is_some(), view)
         })
         .await?;
-    view.ok_or(if known { unknown.1 } else { unknown.0 })
+    if known || view.is_some() {
+        return view.ok_or(unknown.1);
+    }
+    let put_away = retired::find(&gateway, &epic).await?.ok_or(unknown.0)?;
+    stamp(&gateway, shape(&put_away.task(&task).ok_or(unknown.1)?)).await
 }
 
 /// `task.list`: the tasks of an epic, optionally in one state.
@@ -38,18 +45,16 @@ pub async fn list(gateway: Arc<Gateway>, request: Request) -> Answer {
     let after = fields.text_if_any("after")?.map(str::to_owned);
     let state = fields.text_if_any("state")?.map(str::to_owned);
     let limit = if fields.number_if_any("limit")?.is_some() { fields.limit()? } else { PAGE_MAX };
+    let (id, from) = (epic.clone(), after.clone());
     let unknown = not_found(&epic);
-    let view = gateway
-        .manager
-        .read(move |at| {
-            at.state.epic_view(&epic, after.as_deref(), limit).map(|view| {
-                let tasks: Vec<_> =
-                    view.tasks.into_iter().flatten().filter(|task| state.as_ref().is_none_or(|wanted| task.state == *wanted)).collect();
-                stamped(json!({ "tasks": tasks, "next": view.next }), at.state)
-            })
-        })
-        .await?;
-    view.ok_or(unknown)
+    let view = gateway.manager.read(move |at| at.state.epic_view(&id, from.as_deref(), limit)).await?;
+    let view = match view {
+        Some(view) => view,
+        None => retired::find(&gateway, &epic).await?.ok_or(unknown)?.page(after.as_deref(), limit),
+    };
+    let wanted = |task: &TaskView| state.as_ref().is_none_or(|wanted| task.state == *wanted);
+    let tasks: Vec<_> = view.tasks.into_iter().flatten().filter(wanted).collect();
+    stamp(&gateway, json!({ "tasks": tasks, "next": view.next })).await
 }
 
 /// `task.why`.
@@ -57,14 +62,19 @@ pub async fn why(gateway: Arc<Gateway>, request: Request) -> Answer {
     let fields = request.fields()?;
     let (epic, task) = (fields.epic()?, fields.task()?.to_owned());
     let unknown = (not_found(&epic), task_not_found(&epic, &task));
+    let (id, key) = (epic.clone(), task.clone());
     let (known, view) = gateway
         .manager
         .read(move |at| {
-            let view = at.state.why(&epic, &task, at.lease_left).map(|view| stamped(shape(&view), at.state));
-            (at.state.epic(&epic).is_some(), view)
+            let view = at.state.why(&id, &key, at.lease_left).map(|view| stamped(shape(&view), at.state));
+            (at.state.epic(&id).is_some(), view)
         })
         .await?;
-    view.ok_or(if known { unknown.1 } else { unknown.0 })
+    if known || view.is_some() {
+        return view.ok_or(unknown.1);
+    }
+    let view = retired::find(&gateway, &epic).await?.ok_or(unknown.0)?.task(&task).ok_or(unknown.1)?;
+    stamp(&gateway, json!({ "epic": view.epic, "task": view.task, "state": view.state, "waits": [] })).await
 }
 
 /// `task.cancel`.
@@ -102,7 +112,14 @@ pub async fn logs(gateway: Arc<Gateway>, request: Request) -> Answer {
     let after = fields.number_if_any("after")?.unwrap_or(0);
     let (id, key) = (epic.clone(), task.clone());
     let (known, view) = gateway.manager.read(move |at| (at.state.epic(&id).is_some(), at.state.task(&id, &key))).await?;
-    let view = view.ok_or_else(|| if known { task_not_found(&epic, &task) } else { not_found(&epic) })?;
+    let view = match view {
+        Some(view) => view,
+        None if known => return Err(task_not_found(&epic, &task)),
+        None => {
+            let put_away = retired::find(&gateway, &epic).await?.ok_or_else(|| not_found(&epic))?;
+            put_away.task(&task).ok_or_else(|| task_not_found(&epic, &task))?
+        }
+    };
     let number = |given: Option<u64>, last: u32| given.map_or(last, |given| u32::try_from(given).unwrap_or(u32::MAX));
     let (run, attempt) = (number(run, view.run), number(attempt, view.attempt));
     let chunks = gateway.output.read_output(&epic, &task, run, attempt).await.map_err(|error| {
@@ -134,11 +151,18 @@ async fn named(gateway: &Gateway, request: &Request) -> Result<(EpicId, String, 
     Ok((epic, task, instances))
 }
 
-/// The instances that users mean by `t` or `t[i]`.
+/// The instances that users mean by `t` or `t[i]`; an epic that was put away has none that could be changed.
 pub async fn instances(gateway: &Gateway, epic: &EpicId, task: &str) -> Result<Vec<u32>, ApiError> {
     let (id, key) = (epic.clone(), task.to_owned());
-    let (known, instances) = gateway.manager.read(move |at| (at.state.epic(&id).is_some(), at.state.instances(&id, &key))).await?;
+    let (known, retired, instances) = gateway
+        .manager
+        .read(move |at| {
+            let retired = at.state.history().retired.contains_key(&id);
+            (at.state.epic(&id).is_some(), retired, at.state.instances(&id, &key))
+        })
+        .await?;
     match (known, instances.is_empty()) {
+        (false, _) if retired => Err(put_away(epic)),
         (false, _) => Err(not_found(epic)),
         (true, true) => Err(task_not_found(epic, task)),
         (true, false) => Ok(instances),

@@ -164,6 +164,7 @@ impl Planting<'_> {
             memory: self.world.memory.clone(),
             clock: self.world.clock.clone(),
             handle: self.manager.clone(),
+            upkeep: self.world.upkeep,
             periods: Periods { node_dead_ms, fence_ms: millis(health.manager_lease(false) + FENCE_BEYOND_LEASE + GRANT_BEYOND_FENCE) },
         };
         let (name, claim) = (format!("{}/manager-0", self.node()), seat.claim.clone());

@@ -12,6 +12,7 @@ use amphi_adapters::nats::{
 use amphi_adapters::process::{ProcessConfig, ProcessEngine};
 use amphi_adapters::tools::{Engines, ToolEngine, tool_names};
 use amphi_adapters::worktree::{GitWorkspaces, WORKTREES_MAX, WorktreeConfig};
+use amphi_agents::manager::UpkeepLimits;
 use amphi_config::{Environment, RoleBase, TeamConfig, config_folder, resolve_secrets, role_folders};
 use amphi_ports::{Clock, Engine, EventStream, Journal, MessageBus, ObjectStore, TailMemory};
 use amphi_protocol::ids::{ShardId, Timestamp};
@@ -56,6 +57,7 @@ pub struct World {
     pub role_files: (RoleBase, Vec<PathBuf>),
     pub gauge: Gauge,
     pub faults: bool,
+    pub upkeep: UpkeepLimits,
 }
 
 struct WallClock;
@@ -121,6 +123,7 @@ impl World {
             role_files,
             gauge: Gauge::new(&team.health, environment),
             faults,
+            upkeep: upkeep_limits(team, environment)?,
         })
     }
 }
@@ -140,6 +143,25 @@ impl World {
         let journal = until("the journal", || JetStreamJournal::open(client, SHARD, 1, create)).await;
         Ok(Some(Seat { journal: Arc::new(journal), claim }))
     }
+}
+
+/// When the journal is snapshotted, archived and trimmed. `AMPHI_UPKEEP`, for tests and emergencies, sets the numbers that are no
+/// configuration: `decisions=200,bytes=1000000,segment_bytes=100000,ended_epics=10,history_ms=60000`.
+fn upkeep_limits(team: &TeamConfig, environment: &Environment) -> anyhow::Result<UpkeepLimits> {
+    let mut limits = UpkeepLimits { history: team.limits.history, ..UpkeepLimits::default() };
+    for part in environment.get("AMPHI_UPKEEP").unwrap_or_default().split(',').filter(|part| !part.is_empty()) {
+        let (name, number) = part.split_once('=').with_context(|| format!("AMPHI_UPKEEP: `{part}` is not NAME=NUMBER"))?;
+        let number: u64 = number.parse().with_context(|| format!("AMPHI_UPKEEP: `{number}` is no number"))?;
+        match name {
+            "decisions" => limits.decisions = number.max(1),
+            "bytes" => limits.bytes = number.max(1),
+            "segment_bytes" => limits.segment_bytes = usize::try_from(number.max(1))?,
+            "ended_epics" => limits.ended_epics = usize::try_from(number)?,
+            "history_ms" => limits.history = Duration::from_millis(number),
+            _ => bail!("AMPHI_UPKEEP: `{name}` is none of decisions, bytes, segment_bytes, ended_epics, history_ms"),
+        }
+    }
+    Ok(limits)
 }
 
 /// Tries until it works; the caller bounds the time. A server that has just been started refuses for a moment.
