@@ -9,8 +9,8 @@ use amphi_protocol::document::{LockMode, TOOL_SKILL_PREFIX};
 use amphi_protocol::ids::{AttemptRef, EpicId, Timestamp};
 use amphi_protocol::journal::{Duty, EpicEnd};
 use amphi_protocol::view::{
-    AgentList, AgentView, DrainView, DrainWait, EpicView, HolderView, IncidentList, IncidentView, LockList, LockView, NodeList,
-    NodeView, TaskList, TaskView, WaiterView,
+    AgentList, AgentView, DrainView, DrainWait, EpicView, HolderView, IncidentList, IncidentView, LockList, LockView, NodeList, NodeView,
+    TaskList, TaskView, WaiterView,
 };
 
 use crate::backlog::Turn;
