@@ -33,9 +33,16 @@ pub(super) struct Span {
     pub waited_for: &'static str,
     /// The span whose end it waited for; always an earlier one.
     pub before: Option<usize>,
+    /// Nobody worked on it: the Manager held the task until a time, a message, or the end of another epic.
+    pub held: bool,
 }
 
 impl Span {
+    /// True if it took time of its own, as an attempt or as a wait; the others only hand on.
+    pub fn took_time(&self) -> bool {
+        self.assigned.is_some() || self.held
+    }
+
     /// How long it ran, up to `now` if it still does.
     pub fn ran(&self, now: u64) -> u64 {
         self.started.map_or(0, |started| self.ended.map_or(now, |end| end.ms).saturating_sub(started))
@@ -70,6 +77,15 @@ pub(super) struct Task {
 
 type Freed = (Mark, usize);
 
+/// A task that a change of a resource gave a new run.
+#[derive(Debug)]
+struct Change {
+    /// Who changed it.
+    by: Option<usize>,
+    /// The new run, known when its first instance is ready.
+    run: Option<u32>,
+}
+
 /// What the events said.
 #[derive(Debug, Default)]
 pub(super) struct History {
@@ -91,6 +107,8 @@ pub(super) struct History {
     released: HashMap<String, [Option<Freed>; 2]>,
     agents: HashMap<String, Freed>,
     nodes: HashMap<String, Freed>,
+    /// By task, without its matrix values.
+    changed: HashMap<String, Change>,
 }
 
 impl History {
@@ -156,11 +174,13 @@ impl History {
     fn task_event(&mut self, event: &Event, name: &str, at: Mark) -> Result<(), ReportError> {
         let broken = || ReportError::Broken { seq: at.seq, kind: event.kind.as_str() };
         match event.kind {
-            EventType::TaskReady => self.became_ready(name, at, is_undo(event)),
+            EventType::TaskReady => self.became_ready(event, name, at),
             EventType::TaskWaiting => {
                 let reason = event.data.get("reason").and_then(Value::as_str).map(str::to_owned);
-                if let Some(ready) = &mut self.task(name).ready {
-                    ready.reason = reason;
+                match &mut self.task(name).ready {
+                    Some(ready) => ready.reason = reason,
+                    None if matches!(reason.as_deref(), Some("event" | "epic")) => self.held(event, name, at),
+                    None => {}
                 }
             }
             EventType::LockGranted => {
@@ -196,6 +216,7 @@ impl History {
             EventType::TaskCancelled => self.run_ended(event, name, at, "cancelled"),
             EventType::TaskSkipped => self.run_ended(event, name, at, "skipped"),
             EventType::IncidentOpened => self.escalations += 1,
+            EventType::ResourceChanged => self.resource_changed(event, name),
             _ => {}
         }
         Ok(())
@@ -208,23 +229,69 @@ impl History {
         self.tasks.get_mut(name).expect("it was put in")
     }
 
-    fn became_ready(&mut self, name: &str, at: Mark, undo: bool) {
+    fn became_ready(&mut self, event: &Event, name: &str, at: Mark) {
+        let (waited_for, before) = self.reason_of_beginning(event, name, at);
+        self.task(name).ready = Some(Ready { at, waited_for, before, reason: None, locks: Vec::new() });
+    }
+
+    /// A task that only waits begins to.
+    fn held(&mut self, event: &Event, name: &str, at: Mark) {
+        let open = self.task(name).span.is_some_and(|span| self.spans[span].ended.is_none());
+        if open {
+            return;
+        }
+        let (waited_for, before) = self.reason_of_beginning(event, name, at);
+        self.spans.push(Span {
+            task: name.to_owned(),
+            run: event.run.unwrap_or(1),
+            attempt: 1,
+            ready: Some(at),
+            runnable: at.ms,
+            waited_for,
+            before,
+            held: true,
+            ..Span::default()
+        });
+        self.task(name).span = Some(self.spans.len() - 1);
+    }
+
+    /// What a task that begins now has waited for, and the span that ended that.
+    fn reason_of_beginning(&mut self, event: &Event, name: &str, at: Mark) -> (&'static str, Option<usize>) {
         let own = self.task(name).span;
         let ended = self.task(name).end.take().is_some();
         let outcome = own.and_then(|span| self.spans[span].outcome);
-        let (waited_for, before) = match (outcome, self.last_end) {
+        match (outcome, self.last_end) {
             (Some(EventType::TaskRetrying), _) => ("retry", own),
             // A person said that it never began, or wants a new run.
             (Some(EventType::TaskUnknown), _) => ("person", own),
             // An undo begins with the end of what came before it.
-            (_, Some((end, span))) if undo && end.ms == at.ms => ("undo", Some(span)),
-            (_, last) if ended => ("person", last.map(|(_, span)| span)),
+            (_, Some((end, span))) if is_undo(event) && end.ms == at.ms => ("undo", Some(span)),
+            (_, last) if ended => match self.change_behind(event, name) {
+                Some(by) => ("change", by),
+                None => ("person", last.map(|(_, span)| span)),
+            },
             // What an end lets go stands behind it in the same commit.
             (_, Some((end, span))) if end.ms == at.ms => ("needs", Some(span)),
             (_, None) => ("submission", None),
             (_, Some((_, span))) => ("person", Some(span)),
-        };
-        self.task(name).ready = Some(Ready { at, waited_for, before, reason: None, locks: Vec::new() });
+        }
+    }
+
+    /// Tasks that run anew now, or as soon as their present run is over.
+    fn resource_changed(&mut self, event: &Event, name: &str) {
+        let by = self.task(name).span;
+        let list = |key: &str| event.data.get(key).and_then(Value::as_array).into_iter().flatten();
+        let now = list("runs").filter_map(|run| run.get("task")?.as_str());
+        for task in now.chain(list("later").filter_map(Value::as_str)) {
+            self.changed.insert(task.to_owned(), Change { by, run: None });
+        }
+    }
+
+    /// Who made the change that this run was opened by, if one did.
+    fn change_behind(&mut self, event: &Event, name: &str) -> Option<Option<usize>> {
+        let task = name.split_once('[').map_or(name, |(task, _)| task);
+        let change = self.changed.get_mut(task)?;
+        (*change.run.get_or_insert(event.run?) == event.run?).then_some(change.by)
     }
 
     fn assigned(&mut self, event: &Event, name: &str, at: Mark) -> Option<()> {

@@ -99,7 +99,8 @@ pub struct PathStep {
     pub agent: Option<String>,
     /// `succeeded`, `failed`, `retrying`, `cancelled`, `undone`, `unknown`, or `open`.
     pub outcome: String,
-    /// What it waited for last: `submission`, `needs`, `retry`, `undo`, `lock`, `agent`, `person`, or `other` (nothing in this epic).
+    /// What it waited for last: `submission`, `needs`, `retry`, `undo`, `lock`, `agent`, `change` (of a resource),
+    /// `person`, or `other` (nothing in this epic).
     pub waited_for: String,
     /// The step before, if that is what it waited for.
     pub after: Option<String>,

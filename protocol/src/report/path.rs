@@ -16,7 +16,7 @@ pub(super) struct Path {
 /// Walks back from the attempt that ended last. Every step goes to an earlier span, so it ends.
 pub(super) fn critical_path(history: &History, submitted: u64, now: u64) -> Path {
     let mut path = Path { steps: Vec::new(), count: 0, ran_ms: 0, waited_ms: 0, coordination_ms: 0 };
-    let attempts = || history.spans.iter().enumerate().filter(|(_, span)| span.assigned.is_some());
+    let attempts = || history.spans.iter().enumerate().filter(|(_, span)| span.took_time());
     let last = attempts().filter_map(|(position, span)| Some((span.ended?, position))).max();
     let mut at = last.map(|(_, position)| position);
     while let Some(position) = at {
@@ -41,7 +41,7 @@ pub(super) fn critical_path(history: &History, submitted: u64, now: u64) -> Path
 fn attempt_before(history: &History, span: &Span) -> Option<usize> {
     let mut before = span.before;
     while let Some(position) = before {
-        if history.spans[position].assigned.is_some() {
+        if history.spans[position].took_time() {
             break;
         }
         before = history.spans[position].before;

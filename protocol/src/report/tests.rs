@@ -240,6 +240,41 @@ fn the_makespan_ends_with_the_epic_and_goes_on_when_a_person_opens_it_again() {
 }
 
 #[test]
+fn a_run_opened_by_a_change_waited_for_who_made_it() {
+    let mut log = Log::new();
+    log.ready(0, "check");
+    log.assigned(0, "check x", 1);
+    log.started(0, "check x", 1);
+    log.ended(50, "check x", 1, EventType::TaskSucceeded);
+    log.ready(50, "write");
+    log.assigned(50, "write x", 1);
+    log.started(50, "write x", 1);
+    log.ended(90, "write x", 1, EventType::TaskSucceeded);
+    log.add(90, EventType::ResourceChanged, "write", 0, json!({ "runs": [{ "task": "check", "run": 1 }], "later": [] }));
+    log.ready(90, "check");
+    log.assigned(90, "check x", 1);
+    log.started(90, "check x", 1);
+    log.ended(140, "check x", 1, EventType::TaskSucceeded);
+    log.epic(140, EventType::EpicSucceeded);
+    assert_eq!(path(&log.report()), [("check", 1, "submission"), ("write", 1, "needs"), ("check", 1, "change")]);
+}
+
+#[test]
+fn a_task_that_only_waits_is_a_step_and_no_work() {
+    let mut log = Log::new();
+    log.waits(0, "pause", "event");
+    log.ended(300, "pause", 0, EventType::TaskSucceeded);
+    log.ready(300, "go");
+    log.assigned(300, "go x", 1);
+    log.started(310, "go x", 1);
+    log.ended(400, "go x", 1, EventType::TaskSucceeded);
+    log.epic(400, EventType::EpicSucceeded);
+    let report = log.report();
+    assert_eq!(path(&report), [("pause", 1, "submission"), ("go", 1, "needs")]);
+    assert_eq!((report.sequential_ms, report.coordination.waited_ms), (90, 10));
+}
+
+#[test]
 fn an_attempt_that_never_started_waits_until_it_is_given_up() {
     let mut log = Log::new();
     log.ready(0, "a");

@@ -165,6 +165,7 @@ fn path_row(step: &PathStep) -> Vec<Cell> {
         "needs" => step.after.clone().unwrap_or_else(|| "needs".to_owned()),
         "retry" => "its retry".to_owned(),
         "person" => "a person".to_owned(),
+        "change" => step.after.as_ref().map_or_else(|| "a change".to_owned(), |by| format!("a change by {by}")),
         what => format!("{what}{after}"),
     };
     let ran = step.started_ms.map(|started| step.ended_ms.saturating_sub(started));
