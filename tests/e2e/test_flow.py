@@ -126,6 +126,30 @@ async def test_a_task_under_way_runs_once_more_after_the_last_change(c):
     same(view["by_task"]["after"]["run"], 2, "`after` ran again for the one write of `watch` that was no consequence of a change")
 
 
+async def test_the_locked_package_file_of_the_brief(c):
+    """S4.18: BuildMaster holds package.json and changes it; TestGuardian tests again, DeployCommander rebuilds the containers."""
+    folder = c.new_folder("package")
+    with open(os.path.join(folder, "package.json"), "w", encoding="utf-8") as file:
+        file.write("1")
+    seen = 'echo "$AMPHI_TASK saw $(cat package.json)" >> seen'
+    tasks = {
+        "run_tests": {"agent": "TestGuardian", "locks": {"read": ["file/package.json"]}, "run": seen},
+        "build_containers": {"agent": "DeployCommander", "needs": ["run_tests"], "locks": {"read": ["file/package.json"]}, "run": seen},
+        "raise_dependency": {
+            "agent": "BuildMaster", "needs": ["build_containers"], "locks": {"write": ["file/package.json"]},
+            "run": "echo 2 > package.json",
+        },
+    }
+    resources = {"file/package.json": {"lease": "5m", "on_change": ["run_tests", "build_containers"]}}
+    epic, view = await c.run(tasks, "succeeded", workspace={"path": folder}, resources=resources)
+    with open(os.path.join(folder, "seen"), encoding="utf-8") as file:
+        same(file.read().splitlines(), ["run_tests saw 1", "build_containers saw 1", "run_tests saw 2", "build_containers saw 2"])
+    agents = {task: (await epic.event("task.assigned", task))["agent"] for task in tasks}
+    for task, role in (("run_tests", "TestGuardian"), ("build_containers", "DeployCommander"), ("raise_dependency", "BuildMaster")):
+        assert role in agents[task], agents
+    same(view["by_task"]["raise_dependency"]["run"], 1)
+
+
 async def test_a_failing_run_after_a_change_fails_the_epic(c):
     tasks = {
         "seed": {"run": "test $AMPHI_RUN = 1"},
