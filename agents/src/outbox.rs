@@ -257,6 +257,7 @@ pub(crate) fn attempt(input: &Input) -> Option<&AttemptRef> {
         | Input::RetryEpic { .. }
         | Input::SkipTask { .. }
         | Input::CancelTask { .. }
+        | Input::AssignTask { .. }
         | Input::RetryTask { .. }
         | Input::ResolveIncident { .. }
         | Input::Hold { .. }

@@ -91,6 +91,10 @@ event_types! {
     TaskReady = "task.ready",
     /// It waits; data: `reason`.
     TaskWaiting = "task.waiting",
+    /// An operator said who has its next attempt; data: `agent`, `by`.
+    TaskPinned = "task.pinned",
+    /// Anybody may have it again; data: `agent`, `cause`.
+    TaskUnpinned = "task.unpinned",
     /// It was given to an agent; data: `token`.
     TaskAssigned = "task.assigned",
     /// It began; data: `pid`.

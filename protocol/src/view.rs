@@ -91,6 +91,9 @@ pub struct TaskView {
     pub phase: Option<String>,
     /// 0 to 4.
     pub priority: u8,
+    /// The agent that has its next attempt, on an operator's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned_to: Option<String>,
     /// The run that is shown is that of its `undo`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub undo: bool,

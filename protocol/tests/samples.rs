@@ -65,7 +65,7 @@ trait Variants {
 
 variants!(input, Input:
     Lead = "lead", Submit = "submit", CancelEpic = "cancel_epic", PauseEpic = "pause_epic",
-    ResumeEpic = "resume_epic", RetryEpic = "retry_epic", SkipTask = "skip_task", CancelTask = "cancel_task", RetryTask = "retry_task",
+    ResumeEpic = "resume_epic", RetryEpic = "retry_epic", SkipTask = "skip_task", CancelTask = "cancel_task", AssignTask = "assign_task", RetryTask = "retry_task",
     ResolveIncident = "resolve_incident", Join = "join", LoseNode = "lose_node", Agent = "agent", Staff = "staff", Attempt = "attempt",
     Silent = "silent", Tick = "tick", Upkeep = "upkeep", Hold = "hold", Signal = "signal",
 );
@@ -79,7 +79,7 @@ variants!(decision, Decision:
     InstancesCancelled = "instances_cancelled", Reopened = "reopened", IncidentOpened = "incident_opened",
     IncidentResolved = "incident_resolved", NodeJoined = "node_joined", NodeLost = "node_lost", AgentChanged = "agent_changed", SnapshotTaken = "snapshot_taken",
     SegmentArchived = "segment_archived", EpicRetired = "epic_retired", HistoryOver = "history_over", StaffChanged = "staff_changed",
-    Held = "held", GraceEnded = "grace_ended",
+    Held = "held", GraceEnded = "grace_ended", TaskPinned = "task_pinned", PinsDropped = "pins_dropped",
 );
 variants!(order, Order: Assign = "Assign", Go = "Go", Cancel = "Cancel", RestartAgent = "RestartAgent", JoinAgain = "JoinAgain");
 variants!(answer, NodeAnswer: Confirmed = "Confirmed", OtherIncarnation = "OtherIncarnation", OldEpoch = "OldEpoch");

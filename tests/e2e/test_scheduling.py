@@ -164,6 +164,73 @@ async def test_a_glob_that_cannot_be_read_is_refused_with_its_place(c):
         assert refused is not None
 
 
+async def test_an_operator_says_who_has_the_next_attempt(c):
+    folder = c.new_folder("assigned")
+    agents = sorted(agent["agent"] for agent in (await c.api("agent.list"))["agents"] if agent["role"] == "TestGuardian")
+    first = {"run": f"while [ ! -e {folder}/go ]; do sleep 0.1; done", "agent": "TestGuardian"}
+    then = {"tool": "noop", "agent": "TestGuardian", "needs": ["first"]}
+    epic = await c.submit({"first": first, "then": then})
+    _, busy = await running_on(epic, "first")
+    chosen = [agent for agent in agents if agent != busy][-1]
+    done = await c.amphi("task", "assign", f"{epic.id}/then", chosen)
+    done.exits(0)
+    assert f"waits for {chosen}" in done.out, done.out
+    same((await epic.task("then"))["pinned_to"], chosen)
+    assert chosen in (await c.amphi("task", "show", f"{epic.id}/then")).out
+    # A paused agent can be waited for; a drained one cannot.
+    await c.api("agent.pause", {"agent": chosen})
+    open(f"{folder}/go", "w").close()
+    same((await epic.event("task.waiting", "then"))["data"]["reason"], "no_agent")
+    why = (await c.amphi("why", f"{epic.id}/then")).out
+    assert f"agent {chosen}: assigned by operator" in why and "is paused" in why, why
+    await c.api("agent.resume", {"agent": chosen})
+    await epic.end("succeeded")
+    same(epic.of("task.assigned")[-1]["agent"], chosen)
+    same([event["data"]["agent"] for event in epic.of("task.pinned")], [chosen])
+
+
+async def test_nothing_waits_for_an_agent_that_is_drained(c):
+    folder = c.new_folder("unpinned")
+    agents = sorted(agent["agent"] for agent in (await c.api("agent.list"))["agents"] if agent["role"] == "TestGuardian")
+    first = {"run": f"while [ ! -e {folder}/go ]; do sleep 0.1; done", "agent": "TestGuardian"}
+    epic = await c.submit({"first": first, "then": {"tool": "noop", "agent": "TestGuardian", "needs": ["first"]}})
+    _, busy = await running_on(epic, "first")
+    chosen = [agent for agent in agents if agent != busy][0]
+    await c.api("task.assign", {"epic": epic.id, "task": "then", "agent": chosen})
+    await c.api("agent.drain", {"agent": chosen})
+    same((await epic.event("task.unpinned", "then"))["data"]["cause"], "it is drained")
+    refused = await c.refused("task.assign", {"epic": epic.id, "task": "then", "agent": chosen}, "state.conflict", 409)
+    assert "drained" in refused.error["message"], refused
+    open(f"{folder}/go", "w").close()
+    await epic.end("succeeded")
+    assert epic.of("task.assigned")[-1]["agent"] != chosen
+    await c.api("agent.resume", {"agent": chosen})
+
+
+async def test_what_cannot_be_assigned_says_why(c):
+    folder = c.new_folder("unassignable")
+    epic = await c.submit({"t": {"run": f"while [ ! -e {folder}/go ]; do sleep 0.1; done"}, "u": {"tool": "noop", "agent": "TestGuardian", "needs": ["t"]}})
+    _, busy = await running_on(epic, "t")
+    ask = lambda task, agent: {"epic": epic.id, "task": task, "agent": agent}
+    runs = await c.refused("task.assign", ask("t", busy), "state.conflict", 409)
+    assert "task cancel" in runs.error["hint"], runs
+    unknown = await c.refused("task.assign", ask("u", "node-1-TestGuardain-1"), "agent.not_found", 404)
+    assert "TestGuardian-1" in unknown.error["hint"], unknown
+    others = [agent["agent"] for agent in (await c.api("agent.list"))["agents"] if agent["role"] != "TestGuardian"]
+    wrong = await c.refused("task.assign", ask("u", others[0]), "state.conflict", 409)
+    assert "role TestGuardian" in wrong.error["message"], wrong
+    await c.refused("task.assign", ask("zzz", busy), "task.not_found", 404)
+    await c.refused("task.assign", {**ask("u", busy), "epic": "nobody-0000"}, "epic.not_found", 404)
+    await c.refused("task.assign", {"epic": epic.id, "task": "u"}, "request.invalid", 400)
+    await c.refused("task.assign", ask("u", 7), "request.invalid", 400)
+    (await c.amphi("task", "assign", f"{epic.id}/u", "node-1-TestGuardain-1")).exits(3)
+    (await c.amphi("task", "assign", f"{epic.id}/u")).exits(2)
+    (await c.amphi("task", "assign", f"{epic.id}/t", busy)).exits(5)
+    open(f"{folder}/go", "w").close()
+    await epic.end("succeeded")
+    await c.refused("task.assign", ask("u", busy), "state.conflict", 409)
+
+
 async def test_holding_what_is_not_there_is_refused(c):
     await c.refused("node.drain", {"node": "node-99"}, "node.not_found", 404)
     await c.refused("agent.pause", {"agent": "node-99-Nobody-1"}, "agent.not_found", 404)

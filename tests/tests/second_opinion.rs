@@ -331,13 +331,18 @@ impl World {
         let count = self.specs[&epic].1.instances.len();
         let instances = vec![self.chance.below(count) as u32];
         let undo = self.chance.one_in(2);
-        match self.chance.below(11) {
+        match self.chance.below(13) {
             6 => self.offer(Input::PauseEpic { epic, by }),
             7 => self.offer(Input::ResumeEpic { epic, by }),
             8 => self.offer(Input::SkipTask { epic, instances, by }),
             9 => self.offer(Input::RetryEpic { epic, from: Vec::new(), by }),
             10 => self.offer(Input::RetryEpic { epic, from: instances, by }),
             0 => self.offer(Input::CancelEpic { epic, by, undo }),
+            11..13 => {
+                let agents = info(1 + self.chance.below(3), 1).agents;
+                let agent = self.chance.pick(&agents).agent;
+                self.offer(Input::AssignTask { epic, instances, agent, by })
+            }
             1 => self.offer(Input::CancelTask { epic, instances, by }),
             _ => self.offer(Input::RetryTask { epic, instances, by }),
         };

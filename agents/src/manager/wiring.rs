@@ -78,6 +78,7 @@ fn may_come_from_outside(input: &Input) -> bool {
         | Input::RetryEpic { .. }
         | Input::SkipTask { .. }
         | Input::CancelTask { .. }
+        | Input::AssignTask { .. }
         | Input::RetryTask { .. }
         | Input::ResolveIncident { .. }
         | Input::Hold { .. }

@@ -307,6 +307,24 @@ pub enum Decision {
         /// Who said so.
         by: String,
     },
+    /// The next attempts of instances that have not started go to one agent only, on an operator's word.
+    TaskPinned {
+        /// The epic.
+        epic: EpicId,
+        /// The instances.
+        instances: Vec<u32>,
+        /// Who has them next.
+        agent: AgentId,
+        /// Who said so.
+        by: String,
+    },
+    /// The agent cannot answer what is pinned to it; anybody may have that now.
+    PinsDropped {
+        /// The agent.
+        agent: AgentId,
+        /// Why.
+        cause: String,
+    },
     /// What still runs there is handed over now.
     GraceEnded {
         /// Who is drained.

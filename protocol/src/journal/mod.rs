@@ -198,6 +198,17 @@ pub enum Input {
         /// Who asked.
         by: String,
     },
+    /// An operator says who has the next attempt of one task (all its instances, or one).
+    AssignTask {
+        /// The epic.
+        epic: EpicId,
+        /// Its instances.
+        instances: Vec<u32>,
+        /// Who is to have it.
+        agent: AgentId,
+        /// Who asked.
+        by: String,
+    },
     /// A client wants a new run of ended instances and of what was cancelled because of them.
     RetryTask {
         /// The epic.

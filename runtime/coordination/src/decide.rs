@@ -3,6 +3,7 @@
 //! Each decision is applied as soon as it is made, so that the next one sees it: the state is ahead of the journal by the commit
 //! that is under way. A leader whose commit is refused throws the state away and replays. A refused input leaves no trace.
 
+mod assign;
 mod hold;
 mod inputs;
 mod retries;
@@ -48,6 +49,9 @@ impl Deciding<'_> {
 
     /// Decides everything that follows, until nothing does.
     fn drain(&mut self) {
+        if std::mem::take(&mut self.state.due.fleet) {
+            self.drop_vain_pins();
+        }
         loop {
             if let Some((epic, task)) = self.state.due.again.pop_front() {
                 self.put(Decision::RunsOpened { epic, task });

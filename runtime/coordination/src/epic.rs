@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::backlog::{Rank, Turn};
+use crate::fleet::Demand;
 use crate::locks::ResourceKey;
 
 /// An accepted epic.
@@ -151,10 +152,22 @@ pub struct Instance {
     pub state: InstanceState,
     /// Who had the last attempt of this run.
     pub last_agent: Option<AgentId>,
+    /// Who has the next attempt, on an operator's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<Box<Pin>>,
     /// The run was opened by `on_change`, so it triggers no other.
     pub triggered: bool,
     /// What is remembered of the last end.
     pub record: Option<Box<InstanceRecord>>,
+}
+
+/// Who has the next attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// The agent.
+    pub agent: AgentId,
+    /// Who said so.
+    pub by: String,
 }
 
 /// What is remembered of an instance after an attempt ended.
@@ -359,6 +372,11 @@ impl Epic {
             InstanceState::Open(attempt) => Some(attempt),
             _ => None,
         }
+    }
+
+    /// What the next attempt of an instance asks of an agent.
+    pub(crate) fn demand(&self, i: u32) -> Demand {
+        Demand { agent: self.instances[i as usize].pin.as_ref().map(|pin| pin.agent.clone()), ..Demand::of(self.spec_of(i)) }
     }
 
     /// The resources of an instance as they stand in the lock table, sorted.

@@ -14,7 +14,6 @@ use amphi_protocol::journal::{
 use serde_json::Map;
 
 use crate::epic::{Attempt, AttemptPhase, Epic, EpicStatus, InstanceEnd, InstanceState};
-use crate::fleet::Demand;
 use crate::graph::cancel_word;
 use crate::retry;
 use crate::sink::{EventSink, Subject, data};
@@ -117,6 +116,8 @@ impl State {
             Decision::EpicRetired { epic, view } => self.epic_retired(epic, view),
             Decision::HistoryOver { from } => self.history_ends_before(*from),
             Decision::StaffChanged { node, added, removed, cause } => self.staff_changed(node, added, removed, *cause, sink),
+            Decision::TaskPinned { epic, instances, agent, by } => self.task_pinned(epic, instances, agent, by, sink),
+            Decision::PinsDropped { agent, cause } => self.pins_dropped(agent, cause, sink),
             Decision::Held { post, duty, by } => self.held(post, *duty, by, sink),
             Decision::GraceEnded { post } => self.fleet.graces.retain(|(_, drained)| drained != post),
         }
@@ -166,11 +167,12 @@ impl State {
         let InstanceState::Ready { order, .. } = epic.instances[at.i as usize].state else {
             panic!("S6: {at} is assigned but was not ready");
         };
-        let class = self.queue.find(&Demand::of(epic.spec_of(at.i))).expect("a ready instance has a class");
+        let class = self.queue.find(&epic.demand(at.i)).expect("a ready instance has a class");
         self.queue.classes[class].runnable.remove(epic.rank(at.i, order), epic.turn, &at.epic);
         let turn = self.queue.advance(&at.epic, epic.turn);
         let granted = if self.queue.classes[class].locking.remove(&order) { Some(self.locks.grant(order, token)) } else { None };
         self.fleet.begin(agent, node, at);
+        self.forget_pin(&at.epic, at.i);
         let epic = self.epics.get_mut(&at.epic).expect("a decision names an accepted epic");
         epic.turn = turn;
         let task = epic.task_of(at.i);

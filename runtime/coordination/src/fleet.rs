@@ -110,11 +110,14 @@ pub(crate) struct Fleet {
 pub(crate) struct Demand {
     pub role: Option<RoleName>,
     pub skills: Vec<String>,
+    /// Nobody else, on an operator's word.
+    #[serde(default)]
+    pub agent: Option<AgentId>,
 }
 
 impl Demand {
     pub fn of(task: &TaskSpec) -> Self {
-        Self { role: task.agent.clone(), skills: task.skills.clone() }
+        Self { role: task.agent.clone(), skills: task.skills.clone(), agent: None }
     }
 
     pub fn accepts(&self, role: &RoleName, skills: &[String]) -> bool {
@@ -362,6 +365,20 @@ impl Fleet {
     /// True if `node` lives and has room.
     pub fn has_room(&self, node: &NodeId) -> bool {
         self.nodes.get(node).is_some_and(|node| node.alive && (node.running.len() as u32) < node.capacity)
+    }
+
+    /// True if somebody lives who can be given what the class asks for.
+    pub fn can_serve(&self, demand: &Demand, profiles: &[usize]) -> bool {
+        match &demand.agent {
+            Some(id) => self.agents.get(id).is_some_and(|agent| agent.listed.living && profiles.contains(&agent.profile)),
+            None => profiles.iter().any(|&profile| self.profiles[profile].living > 0),
+        }
+    }
+
+    /// That agent and no other, if it is idle and its node has room.
+    pub fn choose_only(&self, id: &AgentId) -> Option<(AgentId, NodeId)> {
+        let agent = self.agents.get(id).filter(|agent| agent.listed.idle && self.has_room(&agent.node))?;
+        Some((id.clone(), agent.node.clone()))
     }
 
     /// The best idle agent among `profiles`: not `avoid` if there is another, on the node with the fewest attempts.

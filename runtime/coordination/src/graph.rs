@@ -11,7 +11,6 @@ use amphi_protocol::journal::CancelCause;
 use serde_json::Map;
 
 use crate::epic::{EpicStatus, InstanceEnd, InstanceState, TaskEnd};
-use crate::fleet::Demand;
 use crate::locks::Changes;
 use crate::sink::{EventSink, data};
 use crate::state::{State, Timer, TimerKind};
@@ -201,6 +200,7 @@ impl State {
     /// Ends one instance and counts it.
     fn close(&mut self, id: &EpicId, i: u32, end: InstanceEnd, sink: &mut EventSink, steps: &mut Vec<Step>) {
         self.withdraw(id, i);
+        self.forget_pin(id, i);
         let now = self.now;
         let epic = self.epics.get_mut(id).expect("the epic of an instance exists");
         let task = epic.task_of(i);
@@ -279,7 +279,7 @@ impl State {
         epic.pending += 1;
         let locks = epic.locks(i);
         let (rank, turn, paused) = (epic.rank(i, order), epic.turn, epic.paused);
-        let demand = Demand::of(epic.spec_of(i));
+        let demand = epic.demand(i);
         self.instance_event(sink, EventType::TaskReady, (id, i), Map::new());
         let class = self.queue.class(demand, &self.fleet);
         if locks.is_empty() {
@@ -303,7 +303,7 @@ impl State {
         match epic.instances[i as usize].state {
             InstanceState::Ready { order, .. } => {
                 epic.pending -= 1;
-                let class = self.queue.find(&Demand::of(epic.spec_of(i))).expect("a ready instance has a class");
+                let class = self.queue.find(&epic.demand(i)).expect("a ready instance has a class");
                 self.queue.classes[class].runnable.remove(epic.rank(i, order), epic.turn, id);
                 if self.queue.classes[class].locking.remove(&order) {
                     let changes = self.locks.leave(order);
@@ -327,7 +327,7 @@ impl State {
                 self.visited += 1;
                 let Some((id, i)) = self.locks.owner(order).map(|(id, i)| (id.clone(), i)) else { continue };
                 let epic = &self.epics[&id];
-                let class = self.queue.find(&Demand::of(epic.spec_of(i))).expect("a waiting request has a class");
+                let class = self.queue.find(&epic.demand(i)).expect("a waiting request has a class");
                 if enters {
                     self.queue.classes[class].runnable.insert(epic.rank(i, order), epic.turn, &id, i);
                 } else {
@@ -339,6 +339,7 @@ impl State {
 
     /// Parks the requests of classes that nobody can serve any more, and puts back those that somebody can.
     pub(crate) fn update_servable(&mut self) {
+        self.due.fleet |= !self.pins.is_empty();
         for class in self.queue.update_servable(&self.fleet) {
             let servable = self.queue.classes[class].servable;
             for order in self.queue.classes[class].locking.clone() {
@@ -490,8 +491,7 @@ impl State {
         if epic.paused {
             return Some(WaitReason::Paused);
         }
-        let task = epic.spec_of(i);
-        let class = &self.queue.classes[self.queue.find(&Demand::of(task))?];
+        let class = &self.queue.classes[self.queue.find(&epic.demand(i))?];
         if !class.servable {
             return Some(WaitReason::NoAgent);
         }

@@ -57,6 +57,7 @@ pub fn check(state: &State) -> Result<(), Violation> {
         && due.fail_fast.is_empty()
         && due.ended.is_empty()
         && due.incidents.is_empty()
+        && !due.fleet
         && due.fresh.is_empty()
         && due.touched.is_empty();
     hold("kept", settled, || format!("an input left something undecided: {due:?}"))?;

@@ -23,6 +23,7 @@ mod locks;
 mod messages;
 pub mod mutants;
 mod pause;
+mod pins;
 mod queue;
 mod retry;
 pub mod seat;

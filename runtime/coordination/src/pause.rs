@@ -5,7 +5,6 @@ use amphi_protocol::event::EventType;
 use amphi_protocol::ids::EpicId;
 
 use crate::epic::InstanceState;
-use crate::fleet::Demand;
 use crate::sink::{EventSink, data};
 use crate::state::State;
 
@@ -16,7 +15,7 @@ impl State {
         for (i, order) in self.ready_of(id) {
             let epic = &self.epics[id];
             let (rank, turn) = (epic.rank(i, order), epic.turn);
-            let class = self.queue.find(&Demand::of(epic.spec_of(i))).expect("a ready instance has a class");
+            let class = self.queue.find(&epic.demand(i)).expect("a ready instance has a class");
             self.queue.classes[class].runnable.remove(rank, turn, id);
             if self.queue.classes[class].locking.contains(&order) {
                 let changes = self.locks.park(order);
@@ -33,7 +32,7 @@ impl State {
         for (i, order) in self.ready_of(id) {
             let epic = &self.epics[id];
             let (rank, turn) = (epic.rank(i, order), epic.turn);
-            let class = self.queue.find(&Demand::of(epic.spec_of(i))).expect("a ready instance has a class");
+            let class = self.queue.find(&epic.demand(i)).expect("a ready instance has a class");
             if !self.queue.classes[class].locking.contains(&order) {
                 self.queue.classes[class].runnable.insert(rank, turn, id, i);
             } else if self.queue.classes[class].servable {

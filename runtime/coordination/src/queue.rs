@@ -50,7 +50,7 @@ impl ReadyQueue {
             return known;
         }
         let profiles: Vec<usize> = (0..fleet.profiles.len()).filter(|&profile| fleet.profiles[profile].serves(&demand)).collect();
-        let servable = profiles.iter().any(|&profile| fleet.profiles[profile].living > 0);
+        let servable = fleet.can_serve(&demand, &profiles);
         self.classes.push(Class { demand, profiles, runnable: Backlog::default(), locking: BTreeSet::new(), servable });
         self.classes.len() - 1
     }
@@ -58,6 +58,11 @@ impl ReadyQueue {
     /// The class of a demand, if anything ever asked for it.
     pub fn find(&self, demand: &Demand) -> Option<usize> {
         self.classes.iter().position(|class| class.demand == *demand)
+    }
+
+    /// Nothing is pinned to the agent any more, so that its classes are empty.
+    pub fn forget(&mut self, agent: &AgentId) {
+        self.classes.retain(|class| class.demand.agent.as_ref() != Some(agent));
     }
 
     /// Profiles appeared.
@@ -70,7 +75,8 @@ impl ReadyQueue {
     /// How many requests for each role wait for nothing but an agent.
     pub fn waiting(&self) -> BTreeMap<RoleName, u32> {
         let mut waiting = BTreeMap::new();
-        for class in &self.classes {
+        // What is pinned to one agent is not helped by more of them.
+        for class in self.classes.iter().filter(|class| class.demand.agent.is_none()) {
             // Where nobody lives who could serve them, those that need locks are not in the lock queues either.
             let count = class.runnable.len() + if class.servable { 0 } else { class.locking.len() };
             if let Some(role) = class.demand.role.as_ref().filter(|_| count > 0) {
@@ -85,7 +91,7 @@ impl ReadyQueue {
     pub fn update_servable(&mut self, fleet: &Fleet) -> Vec<usize> {
         let mut changed = Vec::new();
         for (position, class) in self.classes.iter_mut().enumerate() {
-            let servable = class.profiles.iter().any(|&profile| fleet.profiles[profile].living > 0);
+            let servable = fleet.can_serve(&class.demand, &class.profiles);
             if servable != class.servable {
                 class.servable = servable;
                 changed.push(position);
@@ -118,8 +124,11 @@ impl ReadyQueue {
             if best.as_ref().is_some_and(|(best, _)| *best <= claim) {
                 continue;
             }
-            let avoid = last_agent(epic, i);
-            if let Some((agent, node)) = fleet.choose(&class.profiles, avoid.as_ref(), visited) {
+            let chosen = match &class.demand.agent {
+                Some(only) => fleet.choose_only(only),
+                None => fleet.choose(&class.profiles, last_agent(epic, i).as_ref(), visited),
+            };
+            if let Some((agent, node)) = chosen {
                 best = Some((claim, Pick { epic: epic.clone(), i, agent, node }));
             }
         }

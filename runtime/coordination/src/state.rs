@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use amphi_protocol::event::EventType;
 use amphi_protocol::ids::{
-    AttemptRef, CommitIndex, EpicId, Epoch, EventSeq, IncidentId, NodeId, ProjectId, RoleName, ShardId, SubmitKey, Timestamp, Token,
+    AgentId, AttemptRef, CommitIndex, EpicId, Epoch, EventSeq, IncidentId, NodeId, ProjectId, RoleName, ShardId, SubmitKey, Timestamp,
+    Token,
 };
 use amphi_protocol::journal::{Decision, IncidentKind, Record, Resolution};
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,9 @@ pub struct State {
     /// Who waits for messages, by the subject with its wildcards.
     #[serde(default)]
     pub(crate) awaited: BTreeMap<String, BTreeSet<(EpicId, u32)>>,
+    /// What operators pinned, by agent; the instances say the same.
+    #[serde(default)]
+    pub(crate) pins: BTreeMap<AgentId, BTreeSet<(EpicId, u32)>>,
     /// Grows whenever `awaited` gets or loses a subject: a measurement for the shell, not state.
     #[serde(skip)]
     pub(crate) awaited_revision: u64,
@@ -102,6 +106,8 @@ pub(crate) struct Due {
     pub fail_fast: VecDeque<(EpicId, u32)>,
     pub ended: VecDeque<EpicId>,
     pub incidents: VecDeque<(AttemptRef, IncidentKind)>,
+    /// The fleet changed, so that pins may be in vain.
+    pub fleet: bool,
     /// Became ready during this input; who is not assigned at its end waits, and says so.
     pub fresh: Vec<(EpicId, u32)>,
     /// Epics whose need of a person may have changed.
@@ -288,7 +294,7 @@ impl State {
         // The counter of looked-at nodes is a measurement, not state: a leader looks at more than a replay.
         let measured = (self.shard, self.index, self.epoch, &self.leader, self.now, self.seq, self.token, self.order);
         let kept = (&self.epics, &self.keys, &self.fleet, &self.locks, &self.queue, &self.timers, &self.incidents);
-        let told = (self.incidents_opened, &self.history, &self.awaited);
+        let told = (self.incidents_opened, &self.history, &self.awaited, &self.pins);
         write!(hasher, "{measured:?}{kept:?}{told:?}").expect("hashing does not fail");
         hasher.0.finish()
     }

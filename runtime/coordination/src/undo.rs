@@ -60,6 +60,7 @@ impl State {
         if end == UndoEnd::Cancelled {
             self.instance_event(sink, EventType::TaskCancelled, (id, i), data! { "cause": "request" });
         }
+        self.forget_pin(id, i);
         let epic = self.epic_mut(id);
         epic.undoing = None;
         epic.unknown -= u32::from(matches!(epic.instances[i as usize].state, InstanceState::Unknown { .. }));

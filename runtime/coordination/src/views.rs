@@ -328,6 +328,7 @@ impl State {
             percent: open.and_then(|open| open.percent),
             phase: task.phase.map(|phase| epic.spec.phases[phase as usize].to_string()),
             priority: task.priority,
+            pinned_to: instance.pin.as_ref().map(|pin| pin.agent.to_string()),
             undo: instance.undo,
         }
     }

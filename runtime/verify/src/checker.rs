@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use amphi_protocol::document::EpicSpec;
-use amphi_protocol::ids::{CommitIndex, EpicId, IncidentId, ProjectId, SubmitKey, Timestamp, Token};
+use amphi_protocol::ids::{AgentId, CommitIndex, EpicId, IncidentId, ProjectId, SubmitKey, Timestamp, Token};
 use amphi_protocol::journal::{IncidentKind, Input, Record, RecordError};
 
 use crate::chain::Chain;
@@ -110,6 +110,8 @@ pub struct Checker {
     pub(crate) unasked: Vec<InstanceKey>,
     /// Instances whose undo failed; with the commit somebody must have been told.
     pub(crate) untold: Vec<InstanceKey>,
+    /// What is pinned, by agent; some of it may have been used up since.
+    pub(crate) pins: BTreeMap<AgentId, BTreeSet<InstanceKey>>,
     chain: Chain,
     /// History before the first record is over.
     cut: bool,
@@ -244,6 +246,7 @@ impl Checker {
             let asked = self.incidents.values().any(|about| *about == ((position, i), IncidentKind::UnknownOutcome));
             self.findings.check(Law::L2, &[&epic.id], !waits || asked);
         }
+        self.judge_pins();
         for (position, _) in std::mem::take(&mut self.untold) {
             self.findings.check(Law::L2, &[&self.epics[position].id], false);
         }

@@ -169,9 +169,22 @@ impl Cluster {
     }
 
     /// True if some living agent could take the task once it is free.
-    pub fn somebody_lives_for(&self, task: &TaskSpec) -> bool {
+    ///
+    /// With `only` nobody else counts.
+    pub fn somebody_lives_for(&self, task: &TaskSpec, only: Option<&AgentId>) -> bool {
         let lives = |agent: &Agent| agent.life == AgentLife::Up && self.nodes.contains_key(&agent.node);
-        self.agents.iter().any(|(id, agent)| lives(agent) && agent.matches(task) && !self.is_held(id, agent))
+        let named = |id: &AgentId| only.is_none_or(|only| only == id);
+        self.agents.iter().any(|(id, agent)| named(id) && lives(agent) && agent.matches(task) && !self.is_held(id, agent))
+    }
+
+    /// True if the agent has what the task asks for.
+    pub fn is_able(&self, agent: &AgentId, task: &TaskSpec) -> bool {
+        self.agents.get(agent).is_some_and(|agent| agent.matches(task))
+    }
+
+    /// True if the agent can take work, now or later: it is there, and nobody has given it up.
+    pub fn may_come(&self, agent: &AgentId) -> bool {
+        self.agents.get(agent).is_some_and(|agent| agent.life != AgentLife::Quarantined && self.nodes.contains_key(&agent.node))
     }
 
     fn is_free(&self, id: &AgentId, agent: &Agent) -> bool {

@@ -111,6 +111,12 @@ impl Checker {
                     self.findings.check(Law::S14, &epic.iter().collect::<Vec<_>>(), right);
                 }
             }
+            Decision::TaskPinned { epic, instances, agent, .. } => {
+                for i in instances {
+                    self.on_instance(epic, *i, |checker, key| checker.pin(key, agent))?;
+                }
+            }
+            Decision::PinsDropped { agent, .. } => self.unpin(agent),
             Decision::Held { post, duty, .. } => self.cluster.hold(post, *duty != Duty::Active),
             // What is handed over has decisions of its own.
             Decision::GraceEnded { .. } => {}

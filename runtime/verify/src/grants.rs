@@ -41,8 +41,9 @@ impl Checker {
         }
         let wanted = epic.task_of(i);
         let fits = self.cluster.may_run(grant.agent, grant.node, grant.incarnation, wanted);
-        self.findings.check(Law::S14, &[&id], fits);
-        if let Some(last) = &epic.instances[i as usize].last_agent {
+        let pin = epic.instances[i as usize].pinned_to();
+        self.findings.check(Law::S14, &[&id], fits && pin.is_none_or(|only| only == grant.agent));
+        if let Some(last) = epic.instances[i as usize].last_agent.as_ref().filter(|_| pin.is_none()) {
             let same_by_choice = last == grant.agent && self.cluster.another_could(grant.agent, wanted);
             self.findings.check(Law::S12, &[&id], !same_by_choice);
         }
@@ -100,7 +101,8 @@ impl Checker {
         let epic = &self.epics[position];
         let task = epic.task_of(i);
         let held_back = task.max_parallel.is_some() || epic.stopping || epic.cancelling || epic.paused || epic.unsure;
-        !held_back && self.cluster.somebody_lives_for(task)
+        let pin = epic.instances[i as usize].pinned_to();
+        !held_back && self.cluster.somebody_lives_for(task, pin)
     }
 
     fn begin_attempt(
@@ -117,6 +119,7 @@ impl Checker {
         self.cluster.occupy(grant.agent, grant.node, key);
         instance.attempts = grant.attempt.attempt;
         instance.last_agent = Some(grant.agent.clone());
+        instance.pin = None;
         instance.stage = Stage::Open(Box::new(Open {
             run: grant.attempt.run,
             attempt: grant.attempt.attempt,

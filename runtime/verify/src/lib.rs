@@ -18,6 +18,7 @@ mod export;
 mod grants;
 mod locks;
 mod model;
+mod pins;
 mod reports;
 mod spec;
 mod undo;

@@ -78,6 +78,16 @@ pub(crate) struct Instance {
     pub written_off: Option<(u32, u32)>,
     /// Its run was opened by a change, so it opens none itself.
     pub triggered: bool,
+    /// Who has the next attempt of a run, on an operator's word.
+    pub pin: Option<(u32, AgentId)>,
+}
+
+impl Instance {
+    /// Who has the next attempt, if somebody said so of this run.
+    pub fn pinned_to(&self) -> Option<&AgentId> {
+        let unstarted = matches!(self.stage, Stage::Idle | Stage::Backoff);
+        self.pin.as_ref().filter(|(run, _)| unstarted && *run == self.run).map(|(_, agent)| agent)
+    }
 }
 
 /// One task: its instances together.
@@ -157,6 +167,7 @@ impl EpicModel {
             voided: false,
             written_off: None,
             triggered: false,
+            pin: None,
         };
         let mut epic = Self {
             instances: plan.instances.iter().map(instance).collect(),

@@ -40,6 +40,7 @@ impl Checker {
             | Input::RetryEpic { .. }
             | Input::SkipTask { .. }
             | Input::CancelTask { .. }
+            | Input::AssignTask { .. }
             | Input::RetryTask { .. }
             | Input::ResolveIncident { .. }
             | Input::LoseNode { .. }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use amphi_coordination::{InstanceEnd, InstanceState};
 use amphi_protocol::document::EpicSpec;
-use amphi_protocol::ids::{EpicId, IncidentId, NodeId, ProjectId, SubmitKey};
+use amphi_protocol::ids::{AgentId, EpicId, IncidentId, NodeId, ProjectId, RoleName, SubmitKey};
 use amphi_protocol::journal::{Duty, Hold, Input, Post, Resolution, SpecRef, Submission};
 
 use super::epics;
@@ -86,6 +86,7 @@ impl World {
             }
             50..80 => self.operate(),
             80..92 => self.hold_somebody(),
+            92..98 => self.assign_somebody(),
             _ => {}
         }
     }
@@ -146,7 +147,6 @@ impl World {
         let (epic, failed) = self.rng.pick(&epics).clone();
         let some = vec![self.rng.below(6) as u32];
         let input = match self.rng.below(16) {
-            10..12 => Input::PauseEpic { epic, by },
             12 => Input::ResumeEpic { epic, by },
             13 => Input::SkipTask { epic, instances: some, by },
             14 => Input::RetryEpic { epic, from: Vec::new(), by },
@@ -158,6 +158,32 @@ impl World {
             _ => Input::RetryTask { epic, instances: vec![self.rng.below(6) as u32], by },
         };
         self.request(Purpose::Other, input);
+    }
+
+    /// An operator says who has a task next that has not started, now and then somebody who cannot, or something that is under way.
+    fn assign_somebody(&mut self) {
+        let any = self.rng.chance(20);
+        let Some(leader) = self.leader() else { return };
+        let state = leader.seat.state();
+        let unstarted =
+            |state: &InstanceState| matches!(state, InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. });
+        let mut pairs: Vec<(EpicId, u32, AgentId)> = Vec::new();
+        for epic in state.epics().filter(|epic| !epic.is_ended()) {
+            for i in (0..epic.instances.len() as u32).filter(|i| any || unstarted(&epic.instances[*i as usize].state)) {
+                let task = epic.spec_of(i);
+                let fits = |role: &RoleName, skills: &[String]| {
+                    task.agent.as_ref().is_none_or(|wanted| wanted == role) && task.skills.iter().all(|skill| skills.contains(skill))
+                };
+                let able = state.agents().filter(|(_, agent)| any || fits(&agent.role, &agent.skills));
+                pairs.extend(able.map(|(id, _)| (epic.id.clone(), i, id.clone())));
+                pairs.extend(any.then(|| (epic.id.clone(), i, AgentId::parse("nobody").expect("the id is valid"))));
+            }
+        }
+        if pairs.is_empty() {
+            return;
+        }
+        let (epic, i, agent) = self.rng.pick(&pairs).clone();
+        self.request(Purpose::Other, Input::AssignTask { epic, instances: vec![i], agent, by: "operator".to_owned() });
     }
 
     /// An operator pauses, drains or takes back an agent or a node, also one that does not exist.

@@ -34,6 +34,7 @@ impl Deciding<'_> {
             Input::RetryEpic { epic, from, by } => self.retry_epic(epic, from, by),
             Input::SkipTask { epic, instances, by } => self.skip_instances(epic, instances, by),
             Input::CancelTask { epic, instances, .. } => self.cancel_task(epic, instances),
+            Input::AssignTask { epic, instances, agent, by } => self.assign_task(epic, instances, agent, by),
             Input::RetryTask { epic, instances, by } => self.retry_task(epic, instances, by),
             Input::ResolveIncident { incident, resolution, by } => self.resolve(incident, *resolution, by),
             Input::Join(info) => self.join(info),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use amphi_protocol::ids::{AgentId, AttemptRef, NodeId, Token};
+use amphi_protocol::ids::{AgentId, AttemptRef, EpicId, NodeId, Token};
 use amphi_protocol::journal::{Duty, Post};
 
 use super::{Violation, hold};
@@ -36,7 +36,38 @@ pub(super) fn check(state: &State) -> Result<(), Violation> {
         check_agent(state, id, agent, holders.get(id))?;
     }
     check_graces(state)?;
+    check_pins(state)?;
     check_profiles(state)
+}
+
+/// L2: nothing waits for an agent that cannot come. S14: a pin names somebody who can do it. What has started or ended has no pin.
+fn check_pins(state: &State) -> Result<(), Violation> {
+    let mut pins = BTreeMap::<AgentId, BTreeSet<(EpicId, u32)>>::new();
+    for epic in state.epics.values() {
+        let pinned = (0u32..).zip(&epic.instances).filter_map(|(i, instance)| Some((i, instance.pin.as_ref()?)));
+        for (i, pin) in pinned {
+            let at = epic.attempt_ref(i);
+            let unstarted = match epic.instances[i as usize].state {
+                InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } => true,
+                InstanceState::Waiting { .. } | InstanceState::Open(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_) => false,
+            };
+            hold("kept", unstarted, || format!("{at} has started or ended and is pinned to {}", pin.agent))?;
+            let agent = state.fleet.agents.get(&pin.agent);
+            let task = epic.spec_of(i);
+            let fits = agent.is_some_and(|agent| {
+                task.agent.as_ref().is_none_or(|role| *role == agent.role) && task.skills.iter().all(|skill| agent.skills.contains(skill))
+            });
+            hold("S14", fits, || format!("{at} is pinned to {}, which cannot do it", pin.agent))?;
+            let comes = agent.is_some_and(|agent| {
+                let node = state.fleet.nodes.get(&agent.node);
+                let lives = !matches!(agent.state, AgentState::Gone | AgentState::Quarantined) && node.is_some_and(|node| node.alive);
+                lives && !matches!(agent.duty, Duty::Draining { .. }) && node.is_some_and(|node| node.duty == Duty::Active)
+            });
+            hold("L2", comes, || format!("{at} waits for {}, which is gone for good or drained", pin.agent))?;
+            pins.entry(pin.agent.clone()).or_default().insert((epic.id.clone(), i));
+        }
+    }
+    hold("kept", pins == state.pins, || format!("{:?} are kept as pinned, and {pins:?} are", state.pins))
 }
 
 /// A drain is remembered as long as somebody may still be ended for it, and no drain is forgotten by its clock.

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use amphi_protocol::document::LockMode;
-use amphi_protocol::ids::{EpicId, Token};
+use amphi_protocol::ids::{AgentId, EpicId, Token};
 use amphi_protocol::journal::Duty;
 
 use super::{Violation, hold};
 use crate::backlog::Turn;
 use crate::epic::InstanceState;
-use crate::fleet::{AgentState, Demand};
+use crate::fleet::AgentState;
 use crate::locks::ResourceKey;
 use crate::queue::Class;
 use crate::state::State;
@@ -84,7 +84,9 @@ fn check_turns(state: &State) -> Result<(), Violation> {
 
 /// Its profiles, and whether anybody lives who could serve it.
 fn check_class(state: &State, class: &Class) -> Result<(), Violation> {
-    let serving = state.fleet.agents.values().filter(|agent| class.demand.accepts(&agent.role, &agent.skills));
+    let named = |id: &AgentId| class.demand.agent.as_ref().is_none_or(|only| only == id);
+    let able = state.fleet.agents.iter().filter(|(_, agent)| class.demand.accepts(&agent.role, &agent.skills));
+    let serving = able.filter(|(id, _)| named(id)).map(|(_, agent)| agent);
     let free = |agent: &crate::fleet::Agent| agent.duty == Duty::Active && state.fleet.nodes[&agent.node].duty == Duty::Active;
     let servable = serving.clone().any(|agent| free(agent) && matches!(agent.state, AgentState::Idle | AgentState::Busy(_)));
     hold("kept", class.servable == servable, || format!("class {:?} is kept as servable: {}", class.demand, class.servable))?;
@@ -104,7 +106,7 @@ fn collect(state: &State) -> Result<(Vec<Request>, Expected), Violation> {
                     }
                 }
                 InstanceState::Ready { order, .. } => {
-                    let demand = Demand::of(epic.spec_of(i));
+                    let demand = epic.demand(i);
                     let class = state.queue.classes.iter().position(|class| class.demand == demand);
                     let Some(class) = class else {
                         return Err(Violation { law: "kept", words: format!("{} is ready and in no class", epic.attempt_ref(i)) });
@@ -210,6 +212,7 @@ fn check_served(state: &State, class: &Class) -> Result<(), Violation> {
             node.alive && node.duty == Duty::Active && agent.duty == Duty::Active && (node.running.len() as u64) < u64::from(node.capacity);
         agent.state == AgentState::Idle && room && class.demand.accepts(&agent.role, &agent.skills)
     };
-    let idle = state.fleet.agents.iter().find(|(_, agent)| fits(agent)).map(|(id, _)| id);
+    let named = |id: &AgentId| class.demand.agent.as_ref().is_none_or(|only| only == id);
+    let idle = state.fleet.agents.iter().find(|(id, agent)| named(id) && fits(agent)).map(|(id, _)| id);
     hold("L3", idle.is_none(), || format!("{:?} can run and {idle:?} is idle", class.runnable.first()))
 }

@@ -8,7 +8,6 @@ use amphi_protocol::journal::Duty;
 use amphi_protocol::view::{WaitView, WhyView};
 
 use crate::epic::{Epic, InstanceState};
-use crate::fleet::Demand;
 use crate::graph::WaitReason;
 use crate::state::State;
 use crate::views::LeaseLeft;
@@ -56,7 +55,7 @@ impl State {
                     None
                 }
                 WaitReason::Capacity => {
-                    let class = &self.queue.classes[self.queue.find(&Demand::of(epic.spec_of(i)))?];
+                    let class = &self.queue.classes[self.queue.find(&epic.demand(i))?];
                     let place = class.runnable.place(epic.rank(i, *order), epic.turn, &epic.id);
                     waits.push(WaitView { place, ..plain("capacity", demand_text(epic, i)) });
                     None
@@ -99,9 +98,14 @@ impl State {
 
     /// Who could do it and is held by an operator; empty if nobody.
     fn held_text(&self, epic: &Epic, i: u32) -> String {
-        let demand = Demand::of(epic.spec_of(i));
+        let demand = epic.demand(i);
         let mut held = BTreeSet::new();
-        for (id, agent) in self.fleet.agents.iter().filter(|(_, agent)| demand.accepts(&agent.role, &agent.skills)) {
+        for (id, agent) in self
+            .fleet
+            .agents
+            .iter()
+            .filter(|(id, agent)| demand.accepts(&agent.role, &agent.skills) && demand.agent.as_ref().is_none_or(|only| only == *id))
+        {
             let node = self.fleet.nodes.get(&agent.node).filter(|node| node.alive);
             match (node.map(|node| node.duty), agent.duty) {
                 (Some(Duty::Draining { .. } | Duty::Paused), _) => held.insert(format!("{} is drained", agent.node)),
@@ -163,6 +167,9 @@ impl State {
 }
 
 fn demand_text(epic: &Epic, i: u32) -> String {
+    if let Some(pin) = &epic.instances[i as usize].pin {
+        return format!("agent {}: assigned by operator", pin.agent);
+    }
     let task = epic.spec_of(i);
     match (&task.agent, task.skills.as_slice()) {
         (Some(role), []) => format!("role {role}"),

@@ -1,6 +1,6 @@
 //! `amphi task …`: tasks of an epic, their output, retry and cancel.
 
-use amphi_protocol::ids::EpicId;
+use amphi_protocol::ids::{AgentId, EpicId};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -27,6 +27,8 @@ pub enum TaskCommand {
     Skip(TaskArgs),
     /// Cancel a task; its processes end
     Cancel(TaskArgs),
+    /// Say which agent has the next attempt of a task that has not started
+    Assign(AssignArgs),
 }
 
 /// `task ls`.
@@ -50,6 +52,17 @@ pub struct TaskArgs {
     task: TaskArg,
 }
 
+/// `task assign`.
+#[derive(Debug, Args)]
+pub struct AssignArgs {
+    /// The task, for instance deploy-v2-7k3f/unit or deploy-v2-7k3f/unit[2]
+    #[arg(value_name = "EPIC/TASK")]
+    task: TaskArg,
+    /// The agent; `amphi agent ls` lists them
+    #[arg(value_name = "AGENT")]
+    agent: AgentId,
+}
+
 /// Runs a `task` command.
 pub async fn task(global: &Global, screen: Screen, command: TaskCommand) -> Result<u8, Failure> {
     match command {
@@ -62,6 +75,7 @@ pub async fn task(global: &Global, screen: Screen, command: TaskCommand) -> Resu
         TaskCommand::Logs(args) => logs(global, screen, args).await,
         TaskCommand::Retry(args) => change(global, screen, "task.retry", &args.task, "is tried again").await,
         TaskCommand::Skip(args) => change(global, screen, "task.skip", &args.task, "is skipped").await,
+        TaskCommand::Assign(args) => assign(global, screen, args).await,
         TaskCommand::Cancel(args) => change(global, screen, "task.cancel", &args.task, "is being cancelled").await,
     }
 }
@@ -69,6 +83,13 @@ pub async fn task(global: &Global, screen: Screen, command: TaskCommand) -> Resu
 async fn change(global: &Global, screen: Screen, endpoint: &str, task: &TaskArg, done: &str) -> Result<u8, Failure> {
     let reply = ask_epic(&Client::connect(global).await?, endpoint, &task.body()).await?;
     screen.show(&reply, |_, _| format!("{}/{} {done}\n", task.epic, task.task))?;
+    Ok(exit::OK)
+}
+
+async fn assign(global: &Global, screen: Screen, args: AssignArgs) -> Result<u8, Failure> {
+    let body = json!({ "epic": args.task.epic, "task": args.task.task, "agent": args.agent });
+    let reply = ask_epic(&Client::connect(global).await?, "task.assign", &body).await?;
+    screen.show(&reply, |_, _| format!("{}/{} waits for {}\n", args.task.epic, args.task.task, args.agent))?;
     Ok(exit::OK)
 }
 
@@ -140,6 +161,7 @@ fn task_text(task: &Value, style: Style) -> String {
         ("attempt", text_of(task, "attempt")),
         ("agent", text_of(task, "agent")),
         ("node", text_of(task, "node")),
+        ("assigned to", text_of(task, "pinned_to")),
         ("token", text_of(task, "token")),
         ("started", text_of(task, "started_at")),
         ("ended", text_of(task, "ended_at")),

@@ -98,6 +98,7 @@ endpoints! {
     "task.cancel" => tasks::cancel,
     "task.retry" => tasks::retry,
     "task.skip" => tasks::skip,
+    "task.assign" => tasks::assign,
     "task.why" => tasks::why,
     "task.logs" => tasks::logs,
     "queue.list" => tasks::queue,

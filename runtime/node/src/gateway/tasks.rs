@@ -6,13 +6,13 @@ use amphi_adapters::process::CUT_MARK;
 use amphi_coordination::put_away;
 use amphi_ports::OutputSource;
 use amphi_protocol::api::{ApiError, ErrorCode};
-use amphi_protocol::ids::EpicId;
+use amphi_protocol::ids::{AgentId, EpicId};
 use amphi_protocol::journal::Input;
 use amphi_protocol::view::TaskView;
 use serde_json::{Value, json};
 
 use super::epics::{not_found, stamp, stamped, take};
-use super::request::{PAGE_MAX, Request};
+use super::request::{PAGE_MAX, Request, bad_id};
 use super::{Answer, Gateway, retired, shape};
 
 /// Text of one page of output.
@@ -96,6 +96,14 @@ pub async fn skip(gateway: Arc<Gateway>, request: Request) -> Answer {
     let (epic, task, instances) = named(&gateway, &request).await?;
     let input = Input::SkipTask { epic: epic.clone(), instances, by: request.by };
     take(&gateway, input, json!({ "epic": epic, "task": task })).await
+}
+
+/// `task.assign`: `agent` has the next attempt.
+pub async fn assign(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let agent = AgentId::parse(request.fields()?.text("agent")?).map_err(bad_id)?;
+    let (epic, task, instances) = named(&gateway, &request).await?;
+    let input = Input::AssignTask { epic: epic.clone(), instances, agent: agent.clone(), by: request.by };
+    take(&gateway, input, json!({ "epic": epic, "task": task, "agent": agent })).await
 }
 
 /// `queue.list`: what is ready and waits.

@@ -39,6 +39,7 @@ pub fn all() -> Vec<(&'static str, Journal)> {
     .chain(super::flow::good())
     .chain(super::staff::good())
     .chain(super::globs::good())
+    .chain(super::pins::good())
     .collect()
 }
 

@@ -66,6 +66,7 @@ pub fn all() -> Vec<(Law, &'static str, Journal)> {
     .chain(super::flow::violations())
     .chain(super::staff::violations())
     .chain(super::globs::violations())
+    .chain(super::pins::violations())
     .collect()
 }
 
