@@ -84,6 +84,8 @@ stage_faults() {
     title faults "$kills kills of nodes, \`up\` and nats-server at random instants; nothing outlives its attempt"
     counted judge "$python" tests/faults/test_judge.py
     counted kills "$python" tests/faults/kill_proof.py --runs "$kills"
+    # Three nodes, and a journal that is snapshotted, archived and trimmed all the time.
+    counted kills-trimmed env AMPHI_UPKEEP=decisions=200,segment_bytes=100000,ended_epics=20 "$python" tests/faults/kill_proof.py --runs "$kills" --nodes 3
     counted guards "$python" tests/faults/guards.py
     counted nodes "$python" tests/faults/nodes.py
 }
