@@ -29,6 +29,7 @@ fn submission(key: &str, tasks: Vec<TaskSpec>) -> Input {
     let json = serde_json::json!({ "name": "e", "project": "default", "priority": 2, "tasks": [] });
     let spec = EpicSpec { tasks, ..serde_json::from_value(json).unwrap() };
     Input::Submit(Submission {
+        admission: None,
         epic: EpicId::parse(&format!("e-{key}")).unwrap(),
         key: SubmitKey::parse(key).unwrap(),
         body_hash: key.to_owned(),

@@ -34,6 +34,7 @@ fn submission(number: usize) -> Input {
     }))
     .unwrap();
     Input::Submit(Submission {
+        admission: None,
         epic: id(number),
         key: SubmitKey::parse(&format!("key {number}")).unwrap(),
         body_hash: "b".to_owned(),

@@ -33,6 +33,7 @@ fn submission(number: usize) -> Input {
     }))
     .unwrap();
     Input::Submit(Submission {
+        admission: None,
         epic: EpicId::parse(&format!("e-{number}")).unwrap(),
         key: SubmitKey::parse(&format!("key {number}")).unwrap(),
         body_hash: "b".to_owned(),

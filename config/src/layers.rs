@@ -124,6 +124,8 @@ pub(crate) const ENVIRONMENT_PATHS: &[&str] = &[
     "limits.output_value",
     "limits.substituted_value",
     "limits.history",
+    "limits.open_epics",
+    "limits.waiting_runs",
 ];
 
 /// Shorter names for some of them.

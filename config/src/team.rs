@@ -10,6 +10,8 @@ use crate::read::{Reader, shown};
 use crate::roles::{Roles, read_roles};
 use crate::secrets::SecretSource;
 use crate::yaml::{Kind, Node};
+use amphi_protocol::document::Limits;
+use amphi_protocol::journal::Admission;
 
 pub(crate) const TEAM_KEYS: &[&str] =
     &["version", "cluster", "models", "tools", "roles", "policies", "health", "secrets", "triggers", "notify", "limits"];
@@ -28,7 +30,8 @@ pub(crate) const HEALTH_KEYS: &[&str] = &[
     "on_exhausted",
 ];
 pub(crate) const SECRET_KEYS: &[&str] = &["env", "file"];
-pub(crate) const LIMITS_KEYS: &[&str] = &["document", "depth", "runs", "output_value", "substituted_value", "history"];
+pub(crate) const LIMITS_KEYS: &[&str] =
+    &["document", "depth", "runs", "output_value", "substituted_value", "history", "open_epics", "waiting_runs"];
 /// Keys with their shape (`true`: a list) that are read but have no effect yet.
 const LATER_KEYS: &[(&str, bool)] = &[("models", false), ("tools", false), ("policies", true), ("triggers", true), ("notify", false)];
 
@@ -206,6 +209,28 @@ pub struct LimitsConfig {
     pub substituted_value_bytes: u64,
     /// How long history is kept.
     pub history: Duration,
+    /// Epics of one project that may be open.
+    pub open_epics: u64,
+    /// Runs of all epics that may wait.
+    pub waiting_runs: u64,
+}
+
+impl LimitsConfig {
+    /// Those that a document is held against.
+    pub fn of_documents(&self) -> Limits {
+        let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        Limits {
+            document_bytes: size(self.document_bytes),
+            depth: size(self.depth),
+            runs: size(self.runs),
+            value_bytes: size(self.substituted_value_bytes),
+        }
+    }
+
+    /// Those that a submission is held against.
+    pub fn of_admission(&self) -> Admission {
+        Admission { open_epics: self.open_epics, waiting_runs: self.waiting_runs }
+    }
 }
 
 impl Default for LimitsConfig {
@@ -217,6 +242,8 @@ impl Default for LimitsConfig {
             output_value_bytes: 64 * 1024,
             substituted_value_bytes: 64 * 1024,
             history: Duration::from_secs(90 * 86_400),
+            open_epics: 10_000,
+            waiting_runs: 1_000_000,
         }
     }
 }
@@ -412,6 +439,8 @@ fn read_limits(reader: &mut Reader, node: &Node) -> LimitsConfig {
             "substituted_value" => {
                 limits.substituted_value_bytes = reader.whole(value, &path, 1..=1_048_576).unwrap_or(limits.substituted_value_bytes);
             }
+            "open_epics" => limits.open_epics = reader.whole(value, &path, 1..=1_000_000).unwrap_or(limits.open_epics),
+            "waiting_runs" => limits.waiting_runs = reader.whole(value, &path, 1..=100_000_000).unwrap_or(limits.waiting_runs),
             _ => limits.history = reader.duration(value, &path).unwrap_or(limits.history),
         }
     }

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use amphi_protocol::document::{
-    CompileOptions, Limits, OutputType, PLAN_EDGES_MAX, check_outputs, compile, compile_bytes, plan_summary, substitute, substitute_text,
+    CompileOptions, Limits, OUTPUT_BYTES_MAX, OutputType, PLAN_EDGES_MAX, check_outputs, compile, compile_bytes, plan_summary, substitute,
+    substitute_text,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -120,19 +121,19 @@ fn outputs_are_read_by_their_declaration() {
     let good = [("n", "0.5"), ("i", "-3"), ("b", "true"), ("l", "[\"a\"]"), ("e", "y"), ("s", "7"), ("free", "1")];
     let raw =
         |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>();
-    let outputs = check_outputs(&declared, raw(&good)).unwrap();
+    let outputs = check_outputs(&declared, raw(&good), OUTPUT_BYTES_MAX).unwrap();
     assert_eq!(serde_json::to_value(outputs).unwrap(), json!({"n": 0.5, "i": -3, "b": true, "l": ["a"], "e": "y", "s": "7", "free": "1"}));
     for (name, wrong) in [("n", "NaN"), ("n", ""), ("i", "1.5"), ("b", "yes"), ("l", "[1]"), ("l", "a"), ("e", "z")] {
         let mut values = raw(&good);
         values.insert(name.to_owned(), wrong.to_owned());
-        assert!(check_outputs(&declared, values).unwrap_err().contains(&format!("`{name}`")), "{name}={wrong}");
+        assert!(check_outputs(&declared, values, OUTPUT_BYTES_MAX).unwrap_err().contains(&format!("`{name}`")), "{name}={wrong}");
     }
     let mut missing = raw(&good);
     missing.remove("s");
-    assert!(check_outputs(&declared, missing).unwrap_err().contains("`s`"));
+    assert!(check_outputs(&declared, missing, OUTPUT_BYTES_MAX).unwrap_err().contains("`s`"));
     let mut long = raw(&good);
     long.insert("free".to_owned(), "x".repeat(64 * 1024 + 1));
-    assert!(check_outputs(&declared, long).is_err());
+    assert!(check_outputs(&declared, long, OUTPUT_BYTES_MAX).is_err());
 }
 
 const SEED: &str = "version: 1\nname: x\ntitle: T ${{ inputs.a }}\ninputs: { a: { type: string, default: b, pattern: '^b' }, n: 3 }\nphases: [one, two]\nresources: { r: { lease: 1m } }\ndefaults: { timeout: 5m, retry: { attempts: 2, on: [exit] } }\ntasks:\n  a: { run: 'echo \"${{ inputs.a }}\"', outputs: { o: 'string[]' }, locks: { write: [r] } }\n  b:\n    phase: two\n    matrix: { i: 1..3, j: [x, y] }\n    exclude: [{ i: 1, j: x }]\n    run: |\n      cat <<E\n      E\n      echo ${{ matrix.i }} '${{ tasks.a.outputs.o }}'\n  c: { needs: [a], tool: noop, with: { x: [1, { y: '${{ inputs.n }}' }] }, if: always(), env: &e { A: 1 } }\n  d: { run: x, env: *e, undo: { run: y } }\n";

@@ -247,6 +247,7 @@ impl World {
         let spec = random_spec(&mut self.chance);
         let id = EpicId::parse(&format!("e{}", self.specs.len())).expect("a letter and digits are an epic id");
         let submission = Submission {
+            admission: None,
             epic: id.clone(),
             key: id.as_str().parse().expect("an epic id is a key"),
             body_hash: "00".into(),

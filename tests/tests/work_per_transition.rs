@@ -162,6 +162,7 @@ impl Shard {
         let project = spec.project.clone();
         let (spec, _) = SpecRef::new(Arc::new(spec));
         self.take(&Input::Submit(Submission {
+            admission: None,
             epic: EpicId::parse("large").unwrap(),
             key: SubmitKey::parse("key").unwrap(),
             body_hash: spec.hash.clone(),

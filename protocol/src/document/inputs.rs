@@ -129,7 +129,7 @@ fn declare(report: &mut Report, entry: &Entry, options: &CompileOptions) -> Opti
     }
     let what = format!("input `{}`", entry.key);
     if !matches!(entry.value.kind, Kind::Map(_)) {
-        return shorthand(report, entry, &what);
+        return shorthand(report, entry, &what, options);
     }
     let before = report.count();
     let fields = read::fields(report, &entry.value, &what, &[keys::INPUT])?;
@@ -157,7 +157,7 @@ fn declare(report: &mut Report, entry: &Entry, options: &CompileOptions) -> Opti
 }
 
 /// `tag: v1` declares a text with a default; `tag:` one without.
-fn shorthand(report: &mut Report, entry: &Entry, what: &str) -> Option<Declared> {
+fn shorthand(report: &mut Report, entry: &Entry, what: &str, options: &CompileOptions) -> Option<Declared> {
     let place = entry.place;
     if entry.value.is_null() {
         return Some(Declared { kind: InputType::String, default: None, required: true, pattern: None, place });
@@ -167,7 +167,9 @@ fn shorthand(report: &mut Report, entry: &Entry, what: &str) -> Option<Declared>
         report.wrong(entry.value.place, format!("{what} cannot be {}", entry.value.class()));
         return None;
     };
-    Some(Declared { kind, default: Some(value), required: true, pattern: None, place })
+    let declared = Declared { kind, default: None, required: true, pattern: None, place };
+    let value = checked(report, &entry.key, &declared, value, entry.value.place, options, "default")?;
+    Some(Declared { default: Some(value), ..declared })
 }
 
 fn json(report: &mut Report, node: &Node, what: &str) -> Option<Value> {

@@ -34,7 +34,7 @@ mod yaml;
 pub use compile::{compile, compile_bytes};
 pub use options::{Catalog, CompileOptions, Compiled, Limits};
 pub use outputs::{OUTPUT_BYTES_MAX, check_outputs, parse_output_type};
-pub use plan::{Plan, PlannedInstance, PlannedTask};
+pub use plan::{Plan, PlannedInstance, PlannedTask, combination_count};
 pub use read::parse_duration;
 pub use reference::InvalidReference;
 pub use spec::*;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::document::OutputType;
 use crate::document::report::shown;
 
-/// Longest value of an output.
+/// Longest value of an output, unless `limits.output_value` says otherwise.
 pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// Deepest list of lists.
 const LIST_DEPTH_MAX: usize = 4;
@@ -49,15 +49,19 @@ fn enumeration(text: &str) -> Option<OutputType> {
 }
 
 /// Reads what a task wrote as `key=value` by its declaration. Names that are not declared stay texts; a declared one that is missing
-/// is an error, as is a value longer than 64 KiB. The error is a line for people that names the output.
-pub fn check_outputs(declared: &BTreeMap<String, OutputType>, raw: BTreeMap<String, String>) -> Result<BTreeMap<String, Value>, String> {
+/// is an error, as is a value longer than `longest` bytes. The error is a line for people that names the output.
+pub fn check_outputs(
+    declared: &BTreeMap<String, OutputType>,
+    raw: BTreeMap<String, String>,
+    longest: usize,
+) -> Result<BTreeMap<String, Value>, String> {
     if let Some(missing) = declared.keys().find(|name| !raw.contains_key(*name)) {
         return Err(format!("output `{missing}` is declared but was not given"));
     }
     let mut outputs = BTreeMap::new();
     for (name, text) in raw {
-        if text.len() > OUTPUT_BYTES_MAX {
-            return Err(format!("output `{}` is longer than {OUTPUT_BYTES_MAX} bytes", shown(&name)));
+        if text.len() > longest {
+            return Err(format!("output `{}` is longer than {longest} bytes", shown(&name)));
         }
         let value = match declared.get(&name) {
             None => Value::String(text),

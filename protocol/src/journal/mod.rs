@@ -4,6 +4,7 @@
 //! recomputed: a newer build with a better scheduler replays an old journal to the same state. Records are JSON with a schema
 //! number; a newer schema is refused, older ones stay readable.
 
+mod admission;
 mod decision;
 pub mod duty;
 pub mod upkeep;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+pub use admission::Admission;
 pub use decision::{Decision, EpicEnd, IncidentKind};
 pub use duty::{Duty, Hold, Post};
 pub use upkeep::{Retiring, SegmentRef, SnapshotRef, Upkeep};
@@ -293,6 +295,9 @@ pub struct Submission {
     /// What was asked for.
     #[serde(skip)]
     pub spec: SpecRef,
+    /// How much may be open; without it everything is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission: Option<Admission>,
 }
 
 /// A specification, in the record or beside it.

@@ -3,6 +3,7 @@
 //! Each decision is applied as soon as it is made, so that the next one sees it: the state is ahead of the journal by the commit
 //! that is under way. A leader whose commit is refused throws the state away and replays. A refused input leaves no trace.
 
+mod admission;
 mod assign;
 mod hold;
 mod inputs;

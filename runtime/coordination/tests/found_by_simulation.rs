@@ -77,7 +77,7 @@ fn submit() -> Input {
     };
     let (epic, key, project) = (EpicId::parse("two-1").unwrap(), SubmitKey::parse("key").unwrap(), spec.project.clone());
     let (spec, _) = SpecRef::new(Arc::new(spec));
-    Input::Submit(Submission { epic, key, body_hash: spec.hash.clone(), by: "test".to_owned(), project, spec })
+    Input::Submit(Submission { admission: None, epic, key, body_hash: spec.hash.clone(), by: "test".to_owned(), project, spec })
 }
 
 fn decide(state: &mut State, now: u64, input: &Input) -> Result<usize, Refusal> {

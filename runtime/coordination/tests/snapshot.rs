@@ -25,6 +25,7 @@ fn state() -> State {
     state.decide(Timestamp(1), &Input::Lead { node: NodeId::parse("n").unwrap() }, &mut EventSink::counting()).unwrap();
     for number in 0..3 {
         let submission = Submission {
+            admission: None,
             epic: EpicId::parse(&format!("e-{number}")).unwrap(),
             key: SubmitKey::parse(&format!("key {number}")).unwrap(),
             body_hash: "b".to_owned(),

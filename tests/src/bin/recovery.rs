@@ -93,6 +93,7 @@ fn submit(number: u32) -> Input {
         serde_json::from_value(json!({ "name": "bench", "project": "p", "priority": 2, "inputs": { "n": number }, "tasks": tasks }))
             .expect("the epic is valid");
     Input::Submit(Submission {
+        admission: None,
         epic: EpicId::parse(&format!("bench-{number:04}")).expect("the id is valid"),
         key: SubmitKey::parse(&format!("key-{number}")).expect("the key is valid"),
         body_hash: "b".to_owned(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use amphi_coordination::{InstanceEnd, InstanceState};
 use amphi_protocol::document::EpicSpec;
 use amphi_protocol::ids::{AgentId, EpicId, IncidentId, NodeId, ProjectId, RoleName, SubmitKey};
-use amphi_protocol::journal::{Duty, Hold, Input, Post, Resolution, SpecRef, Submission};
+use amphi_protocol::journal::{Admission, Duty, Hold, Input, Post, Resolution, SpecRef, Submission};
 
 use super::epics;
 use super::world::{Event, Reply, Sender, Verdict, World};
@@ -103,9 +103,14 @@ impl World {
 
     fn submit(&mut self, number: usize, purpose: Purpose) {
         let id = self.id();
+        // In the end everything is taken, also beside epics that wait for a person who never comes.
+        let is_bounded = !self.clients.stopped && self.rng.chance(50);
+        let (open_epics, waiting_runs) = (self.rng.between(1, 5), self.rng.between(5, 60));
+        let admission = is_bounded.then_some(Admission { open_epics, waiting_runs });
         let sent = &self.clients.sent[number];
         let body_hash = if matches!(purpose, Purpose::Conflict(_)) { "another".to_owned() } else { sent.spec.hash.clone() };
         let submission = Submission {
+            admission,
             epic: EpicId::parse(&format!("sim-{id}")).expect("the id is valid"),
             key: sent.key.clone(),
             body_hash,
@@ -263,6 +268,9 @@ impl World {
                     self.fail("S13", words);
                 }
             }
+            // It is sent again.
+            (Purpose::Submit(_), Verdict::Refused("cluster.busy")) => self.tally.seen("submit.full"),
+            (Purpose::Submit(_), Verdict::Refused("epic.limit")) => self.tally.seen("submit.too_large"),
             (Purpose::Submit(_), other) => self.fail("S1", format!("a valid submission was answered with {other:?}")),
             (Purpose::Conflict(_), Verdict::Refused("submit.conflict")) | (Purpose::Other, _) => {}
             (Purpose::Conflict(_), other) => self.fail("S13", format!("another body under a used key was answered with {other:?}")),

@@ -175,6 +175,8 @@ const NAMES: &[(&str, &[&str])] = &[
             "seat.not_leading",
             "node.fenced",
             "claim.overdue",
+            "submit.full",
+            "submit.too_large",
             "lock.waited",
             "lock.glob_held",
             "lock.waited_for_overlap",

@@ -3,6 +3,7 @@
 //!
 //! Every step is checked against the laws, and each history ends with the second opinion of the checker.
 
+mod admission;
 mod assign;
 mod drain;
 mod fairness;

@@ -34,6 +34,8 @@ pub struct Stage {
     pub now: u64,
     /// Assignments that nobody has ended.
     pub open: Vec<Given>,
+    /// Comes with every submission.
+    pub admission: Option<amphi_protocol::journal::Admission>,
     sink: EventSink,
     hash: String,
     lines: Vec<String>,
@@ -47,6 +49,7 @@ impl Stage {
             state: State::new(ShardId(0)),
             now: 1_000,
             open: Vec::new(),
+            admission: None,
             sink: EventSink::collecting(),
             hash: String::new(),
             lines: vec![header],
@@ -129,15 +132,23 @@ impl Stage {
     /// Submits a document under its name.
     pub fn submit(&mut self, document: Value) -> EpicId {
         let epic = EpicId::parse(document["name"].as_str().expect("a document has a name")).expect("the name is an epic id");
+        let shown = document.to_string();
+        self.offer(document).unwrap_or_else(|refusal| panic!("{shown} was refused: {refusal:?}"));
+        epic
+    }
+
+    /// The same, whatever the answer is.
+    pub fn offer(&mut self, document: Value) -> Result<Vec<Decision>, Refusal> {
+        let epic = EpicId::parse(document["name"].as_str().expect("a document has a name")).expect("the name is an epic id");
         let options = CompileOptions { catalog: Catalog::default(), limits: Limits::default(), ..CompileOptions::default() };
         let compiled = compile(&document.to_string(), &options);
         let spec = compiled.spec.unwrap_or_else(|| panic!("{document} has problems: {:?}", compiled.problems));
         let project = spec.project.clone();
         let (spec, _) = SpecRef::new(Arc::new(spec));
         let key = SubmitKey::parse(epic.as_str()).expect("it is a key");
-        let submission = Submission { epic: epic.clone(), key, body_hash: spec.hash.clone(), by: "test".to_owned(), project, spec };
-        self.must(Input::Submit(submission));
-        epic
+        let submission =
+            Submission { admission: self.admission, epic, key, body_hash: spec.hash.clone(), by: "test".to_owned(), project, spec };
+        self.take(Input::Submit(submission))
     }
 
     pub fn report(&mut self, given: &Given, what: AttemptNews) -> Result<Vec<Decision>, Refusal> {

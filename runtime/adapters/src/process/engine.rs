@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use amphi_ports::{Engine, JobNews, JobOrder, ObjectStore, OutputLog, OutputSource};
-use amphi_protocol::document::{Script, Work, check_outputs};
+use amphi_protocol::document::{OUTPUT_BYTES_MAX, Script, Work, check_outputs};
 use amphi_protocol::journal::{AttemptEnd, Outcome};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -50,6 +50,8 @@ pub struct ProcessConfig {
     pub basics: Basics,
     /// Secrets by name.
     pub secrets: BTreeMap<String, String>,
+    /// Longest value of an output.
+    pub output_bytes: usize,
     /// Use cgroup2 where there is one.
     pub use_cgroups: bool,
 }
@@ -64,7 +66,14 @@ impl ProcessConfig {
             path = format!("{path}:{own}");
         }
         let basics = Basics { path, home, lang: "C.UTF-8".to_owned() };
-        Self { data_dir, guard: GuardCommand::default(), basics, secrets: BTreeMap::new(), use_cgroups: true }
+        Self {
+            data_dir,
+            guard: GuardCommand::default(),
+            basics,
+            secrets: BTreeMap::new(),
+            output_bytes: OUTPUT_BYTES_MAX,
+            use_cgroups: true,
+        }
     }
 }
 
@@ -82,6 +91,7 @@ struct Shared {
     trees: Trees,
     log: Arc<dyn OutputLog>,
     objects: Arc<dyn ObjectStore>,
+    output_bytes: usize,
 }
 
 impl ProcessEngine {
@@ -100,6 +110,7 @@ impl ProcessEngine {
             secret_values,
             log,
             objects,
+            output_bytes: config.output_bytes,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -347,7 +358,7 @@ async fn settle(shared: &Shared, order: &JobOrder, folders: &Folders, ended: End
         return AttemptEnd { exit_code: Some(code), artifacts, ..failed(Outcome::Exit, error) };
     }
     let taken = match kept {
-        Ok(artifacts) => take_outputs(order, folders).await.map(|outputs| (artifacts, outputs)),
+        Ok(artifacts) => take_outputs(order, folders, shared.output_bytes).await.map(|outputs| (artifacts, outputs)),
         Err(error) => Err(error),
     };
     match taken {
@@ -359,10 +370,10 @@ async fn settle(shared: &Shared, order: &JobOrder, folders: &Folders, ended: End
     }
 }
 
-async fn take_outputs(order: &JobOrder, folders: &Folders) -> Result<BTreeMap<String, serde_json::Value>, ResultError> {
+async fn take_outputs(order: &JobOrder, folders: &Folders, longest: usize) -> Result<BTreeMap<String, serde_json::Value>, ResultError> {
     let path = folders.output();
-    let raw = tokio::task::spawn_blocking(move || read_outputs(&path))
+    let raw = tokio::task::spawn_blocking(move || read_outputs(&path, longest))
         .await
         .map_err(|error| ResultError::Node { what: "$AMPHI_OUTPUT cannot be read".to_owned(), source: error.into() })??;
-    check_outputs(&order.job.outputs, raw).map_err(ResultError::Refused)
+    check_outputs(&order.job.outputs, raw, longest).map_err(ResultError::Refused)
 }

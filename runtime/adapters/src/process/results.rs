@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use amphi_ports::ObjectStore;
-use amphi_protocol::document::OUTPUT_BYTES_MAX;
 use amphi_protocol::journal::Artifact;
 use bytes::Bytes;
 use nix::libc;
@@ -46,7 +45,7 @@ fn refused<T>(text: impl Into<String>) -> Result<T, ResultError> {
 }
 
 /// Reads `key=value` lines; of a key that comes twice the last counts. Blocks.
-pub fn read_outputs(path: &Path) -> Result<BTreeMap<String, String>, ResultError> {
+pub fn read_outputs(path: &Path, longest: usize) -> Result<BTreeMap<String, String>, ResultError> {
     let file = match open_regular(path) {
         Ok(Some(file)) => file,
         Ok(None) => return refused("$AMPHI_OUTPUT is no longer a regular file"),
@@ -66,8 +65,8 @@ pub fn read_outputs(path: &Path) -> Result<BTreeMap<String, String>, ResultError
         let Some((key, value)) = line.split_once('=').filter(|(key, _)| is_key(key)) else {
             return refused(format!("line {number} of $AMPHI_OUTPUT is no `key=value` with a key of letters, digits and `_`"));
         };
-        if value.len() > OUTPUT_BYTES_MAX {
-            return refused(format!("the output `{key}` is larger than 64 KiB"));
+        if value.len() > longest {
+            return refused(format!("the output `{key}` has {} bytes; `limits.output_value` allows {longest}", value.len()));
         }
         outputs.insert(key.to_owned(), value.to_owned());
     }

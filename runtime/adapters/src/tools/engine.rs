@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use amphi_ports::{AgentMail, Engine, JobNews, JobOrder};
-use amphi_protocol::document::{Work, Workspace, check_outputs};
+use amphi_protocol::document::{OUTPUT_BYTES_MAX, Work, Workspace, check_outputs};
 use amphi_protocol::journal::{AttemptEnd, Outcome};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -30,6 +30,8 @@ struct Shared {
     secret_values: BTreeMap<String, String>,
     launcher: Arc<Launcher>,
     mail: Option<Arc<dyn AgentMail>>,
+    /// Longest value of an output.
+    output_bytes: usize,
 }
 
 impl ToolEngine {
@@ -37,22 +39,39 @@ impl ToolEngine {
     pub fn new(data_dir: PathBuf, secrets: &BTreeMap<String, String>) -> Self {
         let secret_values = secrets.iter().map(|(name, value)| (format!("secrets.{name}"), value.clone())).collect();
         let launcher = Arc::new(Launcher::new(data_dir.clone()));
-        Self { shared: Arc::new(Shared { data_dir, secrets: Secrets::new(secrets), secret_values, launcher, mail: None }) }
+        Self {
+            shared: Arc::new(Shared {
+                data_dir,
+                secrets: Secrets::new(secrets),
+                secret_values,
+                launcher,
+                mail: None,
+                output_bytes: OUTPUT_BYTES_MAX,
+            }),
+        }
     }
 
     /// The same engine whose tools run their programs with these basics (before: the standard `PATH`, `HOME=/`) and this guard.
     pub fn with_programs(self, basics: Basics, guard: GuardCommand) -> Self {
-        let Shared { data_dir, secrets, secret_values, mail, .. } = &*self.shared;
+        let Shared { data_dir, secrets, secret_values, mail, output_bytes, .. } = &*self.shared;
         let launcher = Arc::new(Launcher::with(data_dir.clone(), guard, basics));
         let (data_dir, secrets, secret_values, mail) = (data_dir.clone(), secrets.clone(), secret_values.clone(), mail.clone());
-        Self { shared: Arc::new(Shared { data_dir, secrets, secret_values, launcher, mail }) }
+        Self { shared: Arc::new(Shared { data_dir, secrets, secret_values, launcher, mail, output_bytes: *output_bytes }) }
+    }
+
+    /// The same engine with another bound for the values of outputs.
+    pub fn with_output_bytes(self, output_bytes: usize) -> Self {
+        let Shared { data_dir, secrets, secret_values, launcher, mail, .. } = &*self.shared;
+        let (data_dir, secrets, secret_values) = (data_dir.clone(), secrets.clone(), secret_values.clone());
+        let (launcher, mail) = (launcher.clone(), mail.clone());
+        Self { shared: Arc::new(Shared { data_dir, secrets, secret_values, launcher, mail, output_bytes }) }
     }
 
     /// The same engine whose tools can send messages to other agents.
     pub fn with_mail(self, mail: Arc<dyn AgentMail>) -> Self {
-        let Shared { data_dir, secrets, secret_values, launcher, .. } = &*self.shared;
+        let Shared { data_dir, secrets, secret_values, launcher, output_bytes, .. } = &*self.shared;
         let (data_dir, secrets, secret_values, launcher) = (data_dir.clone(), secrets.clone(), secret_values.clone(), launcher.clone());
-        Self { shared: Arc::new(Shared { data_dir, secrets, secret_values, launcher, mail: Some(mail) }) }
+        Self { shared: Arc::new(Shared { data_dir, secrets, secret_values, launcher, mail: Some(mail), output_bytes: *output_bytes }) }
     }
 }
 
@@ -115,7 +134,7 @@ async fn run(shared: &Shared, order: &JobOrder, news: mpsc::UnboundedSender<JobN
     let answer = tool.run(&context, arguments).await;
     drop(place);
     match answer {
-        Ok(raw) => match check_outputs(&order.job.outputs, raw) {
+        Ok(raw) => match check_outputs(&order.job.outputs, raw, shared.output_bytes) {
             Ok(outputs) => AttemptEnd { outcome: Outcome::Succeeded, exit_code: None, error: None, outputs, artifacts: Vec::new() },
             Err(error) => failed(Outcome::Output, error),
         },

@@ -72,6 +72,7 @@ impl Deciding<'_> {
         if submission.spec.get().is_none() {
             return Err(Refusal::Error(ApiError::new(ErrorCode::Internal, "the submission came without its specification")));
         }
+        self.state.admit(submission)?;
         self.put(Decision::EpicAccepted {
             epic: submission.epic.clone(),
             key: submission.key.clone(),

@@ -2,7 +2,7 @@
 
 use amphi_adapters::tools::tool_names;
 use amphi_config::{Environment, RoleFiles, Sources, config_folder, load, role_folders};
-use amphi_protocol::document::Catalog;
+use amphi_protocol::document::{Catalog, Limits};
 
 use super::failure::Failure;
 
@@ -16,4 +16,11 @@ pub fn local() -> Result<Catalog, Failure> {
     let base = load(&sources).map_err(|error| Failure::from(error.to_api()))?.role_base;
     let roles = RoleFiles::new(base, role_folders(user.as_deref(), &folder, None)).look().unwrap_or_default().roles;
     Ok(Catalog { roles: roles.skills_by_role(), role_tools: roles.tools_by_role(&(&tools - &tool_names(false))), tools })
+}
+
+/// The limits of documents as `amphi up` in this folder would know them; where it would know nothing, those that ship.
+pub fn limits() -> Limits {
+    let folder = std::env::current_dir().unwrap_or_default();
+    let sources = Sources { environment: Environment::capture(), folder, ..Default::default() };
+    load(&sources).map_or_else(|_| Limits::default(), |loaded| loaded.team.limits.of_documents())
 }

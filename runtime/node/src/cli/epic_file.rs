@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use amphi_protocol::api::{ApiError, ErrorCode, Problem};
-use amphi_protocol::document::{Catalog, CompileOptions, Compiled, Limits, compile};
+use amphi_protocol::document::{Catalog, CompileOptions, Compiled, compile};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ pub struct Document {
 
 /// Reads a document, at most as many bytes as a document may have.
 pub fn read(path: &Path) -> Result<Document, Failure> {
-    let limit = Limits::default().document_bytes;
+    let limit = super::catalog::limits().document_bytes;
     let (reader, name): (Box<dyn Read>, String) = if path == Path::new("-") {
         (Box::new(io::stdin()), "(stdin)".to_owned())
     } else {
@@ -79,7 +79,7 @@ pub fn check(document: &Document, pairs: &[String], strict: bool, catalog: Optio
         inputs: inputs(pairs)?.into_iter().collect(),
         catalog: catalog.unwrap_or_default(),
         strict: strict && knows_names,
-        limits: Limits::default(),
+        limits: super::catalog::limits(),
         workspace_base: Some(document.base.clone()),
         unknown_names_are_errors: false,
     };

@@ -21,8 +21,9 @@ use amphi_adapters::nats::NatsOutputLog;
 use amphi_agents::ManagerHandle;
 use amphi_ports::{Journal, MessageBus, ObjectStore};
 use amphi_protocol::api::{ApiError, ErrorBody, ErrorCode};
-use amphi_protocol::document::Catalog;
+use amphi_protocol::document::{Catalog, Limits};
 use amphi_protocol::ids::ShardId;
+use amphi_protocol::journal::Admission;
 use amphi_protocol::subjects;
 use async_nats::service::{self, ServiceExt as _};
 use async_nats::{Client, HeaderMap, HeaderValue};
@@ -62,11 +63,22 @@ pub struct Gateway {
     pub roles: Arc<LiveRoles>,
     /// Credentials for nodes of other machines; none: they need no others.
     pub join: Option<(String, String)>,
+    /// What is turned away at this door.
+    pub limits: GatewayLimits,
     /// The shard.
     pub shard: ShardId,
     /// True once every verb has been served.
     pub serving: Arc<AtomicBool>,
     pub(crate) history: History,
+}
+
+/// What is turned away.
+#[derive(Debug, Clone)]
+pub struct GatewayLimits {
+    /// Larger documents.
+    pub documents: Limits,
+    /// Submissions, while more is open.
+    pub admission: Admission,
 }
 
 type Answer = Result<Value, ApiError>;

@@ -36,7 +36,8 @@ pub async fn submit(gateway: Arc<Gateway>, request: Request) -> Answer {
             ApiError::new(ErrorCode::ClusterUnreachable, "the document could not be stored").hint("send it again with the same id")
         })?;
     }
-    let submission = Submission { epic: new_id(&name), key, body_hash, by: request.by, project, spec };
+    let submission =
+        Submission { admission: Some(gateway.limits.admission), epic: new_id(&name), key, body_hash, by: request.by, project, spec };
     match gateway.manager.take(Input::Submit(submission)).await? {
         Committed::Committed { index, epoch, epic: Some(epic) } => {
             Ok(json!({ "epic": epic, "duplicate": false, "epoch": epoch, "index": index }))
@@ -131,7 +132,7 @@ async fn compile_apart(gateway: &Arc<Gateway>, envelope: Envelope, names_are_err
         strict: envelope.strict,
         workspace_base: envelope.workspace_base,
         unknown_names_are_errors: names_are_errors,
-        ..CompileOptions::default()
+        limits: gateway.limits.documents.clone(),
     };
     let source = envelope.source;
     let work = tokio::task::spawn_blocking(move || compile(&source, &options));

@@ -29,7 +29,7 @@ use super::pools::Pools;
 use super::service::service;
 use super::staff::{LiveRoles, Staff, announce};
 use super::world::{SHARD, Seat, World};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, GatewayLimits};
 use crate::up::NodeSpec;
 
 /// A request with inputs waits for its commit at most so long; then it is sent again.
@@ -237,6 +237,7 @@ impl Planting<'_> {
             tools: world.tools.clone(),
             fault_tools: world.fault_tools.clone(),
             roles: self.roles.clone(),
+            limits: GatewayLimits { documents: self.team.limits.of_documents(), admission: self.team.limits.of_admission() },
             shard: SHARD,
             serving: self.serving.clone(),
             history: Default::default(),

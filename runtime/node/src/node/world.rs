@@ -92,8 +92,9 @@ impl World {
         let home = environment.get("HOME").unwrap_or("/").to_owned();
         let mut config = ProcessConfig::new(spec.data.clone(), home);
         config.secrets.clone_from(&secrets);
+        config.output_bytes = usize::try_from(team.limits.output_value_bytes).unwrap_or(usize::MAX);
         let tools = ToolEngine::new(spec.data.clone(), &secrets).with_programs(config.basics.clone(), config.guard.clone());
-        let tools = Arc::new(tools.with_mail(mail.clone()));
+        let tools = Arc::new(tools.with_mail(mail.clone()).with_output_bytes(config.output_bytes));
         let (guard, basics) = (config.guard.clone(), config.basics.clone());
         let worktrees = WorktreeConfig { data_dir: spec.data.clone(), guard, basics, worktrees_max: WORKTREES_MAX };
         let processes = ProcessEngine::open(config, output.clone(), objects.clone()).context("opening the process engine")?;

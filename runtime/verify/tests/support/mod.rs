@@ -87,6 +87,7 @@ pub fn submission(id: &str, key: &str, spec: &SpecRef, project: &ProjectId) -> (
     let key = SubmitKey::parse(key).expect("the scenes use valid keys");
     let (body_hash, by) = (Record::hash(id.as_bytes()), "local".to_owned());
     let submit = Submission {
+        admission: None,
         epic: epic(id),
         key: key.clone(),
         body_hash: body_hash.clone(),
