@@ -23,6 +23,9 @@ pub struct EpicView {
     /// It is to be undone, or being undone, before it ends.
     #[serde(default, skip_serializing_if = "is_false")]
     pub undoing: bool,
+    /// The task that it is the work of, if it is a sub-epic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ParentView>,
     /// Resolved inputs.
     pub inputs: BTreeMap<String, Value>,
     /// Who sent it.
@@ -43,6 +46,17 @@ pub struct EpicView {
 
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+/// The task that a sub-epic is the work of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParentView {
+    /// Its epic.
+    pub epic: String,
+    /// `t` or `t[i]`; empty if that epic was put away.
+    pub task: String,
+    /// The run that opened the sub-epic.
+    pub run: u32,
 }
 
 /// A task instance.
@@ -94,6 +108,9 @@ pub struct TaskView {
     /// The agent that has its next attempt, on an operator's word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pinned_to: Option<String>,
+    /// The sub-epic that its run opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub child: Option<String>,
     /// The run that is shown is that of its `undo`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub undo: bool,

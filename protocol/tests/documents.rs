@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test says so by panicking")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use amphi_protocol::api::ErrorCode;
 use amphi_protocol::document::{
-    Catalog, CompileOptions, Compiled, Condition, OutputType, Plan, RetryCause, RetryPolicy, WaitFor, Work, Workspace, compile,
-    compile_bytes,
+    Catalog, CompileOptions, Compiled, Condition, EpicSpec, Included, OutputType, Plan, RetryCause, RetryPolicy, WaitFor, Work, Workspace,
+    beside, compile, compile_bytes, named_files,
 };
 use amphi_protocol::ids::RoleName;
 use serde_json::json;
@@ -183,7 +184,7 @@ fn an_unknown_key_has_a_hint() {
 #[test]
 fn each_task_has_exactly_one_kind_and_later_kinds_are_refused() {
     refused(&doc("tasks:\n  a: { needs: [] }\n  b: { run: x, tool: noop }\n  c: 5\n"), &[(Type, 4, 3), (Type, 5, 16), (Type, 6, 6)]);
-    for kind in ["prompt: hi", "approve: { by: ['user:x'] }", "ask: [{ id: a, text: b, type: string }]", "epic: x.yaml"] {
+    for kind in ["prompt: hi", "approve: { by: ['user:x'] }", "ask: [{ id: a, text: b, type: string }]"] {
         refused(&doc(&format!("tasks:\n  a: {{ {kind} }}\n")), &[(Unsupported, 3 + 1, 8)]);
     }
     refused(&doc("tasks:\n  a: { wait: 10 }\n"), &[(Type, 4, 14)]);
@@ -458,6 +459,126 @@ fn a_wait_is_a_duration_or_an_event() {
         ),
         &[(Type, 4, 23), (Type, 5, 23), (Type, 6, 14), (Type, 7, 23), (Type, 8, 18), (Type, 8, 38), (UnknownKey, 10, 26)],
     );
+}
+
+/// Files by name, as the command line hands them in.
+fn with_files(files: &[(&str, &str)]) -> CompileOptions {
+    let included = |text: &str| Included::Text { text: text.to_owned(), base: "/shop/sub".into() };
+    let files = files.iter().map(|(name, text)| ((*name).to_owned(), included(text))).collect();
+    CompileOptions { file: Some("epics/a.epic.yaml".to_owned()), files: Arc::new(files), ..options() }
+}
+
+/// The sub-epics of a task.
+#[track_caller]
+fn nested(spec: &EpicSpec, task: usize) -> &[Arc<EpicSpec>] {
+    match &spec.tasks[task].work {
+        Work::Epic(epic) => &epic.specs,
+        other => panic!("{other:?} is no sub-epic"),
+    }
+}
+
+#[test]
+fn a_sub_epic_is_compiled_with_the_epic_around_it() {
+    let spec = accepted(&doc(
+        "project: shop\npriority: 1\ninputs: { env: prod, n: 3 }\ndefaults: { timeout: 5s, agent: BuildMaster, optional: true }\ntasks:\n  deploy_all:\n    epic:\n      inputs: { env: '', n: 0, tag: v1 }\n      tasks: { a: { run: 'echo ${{ inputs.env }}' } }\n    with: { env: 'on-${{ inputs.env }}', n: '${{ inputs.n }}' }\n  after: { run: 'echo ${{ tasks.deploy_all.outputs.epic }}', needs: [deploy_all] }\n",
+    ));
+    let task = &spec.tasks[0];
+    assert_eq!((task.timeout_ms, task.agent.clone(), task.optional), (None, None, true));
+    let child = &nested(&spec, 0)[0];
+    assert_eq!((child.name.as_str(), child.project.as_str(), child.priority), ("deploy-all", "shop", 1));
+    assert_eq!(child.inputs, BTreeMap::from([("env".into(), json!("on-prod")), ("n".into(), json!(3)), ("tag".into(), json!("v1"))]));
+    let json = serde_json::to_value(&spec).unwrap();
+    assert_eq!(serde_json::from_value::<EpicSpec>(json).unwrap(), spec);
+}
+
+#[test]
+fn a_matrix_gives_each_sub_epic_its_own_values() {
+    let spec = accepted(&doc(
+        "tasks:\n  t:\n    matrix: { region: [eu, us], n: 1..2 }\n    exclude: [{ region: eu, n: '2' }]\n    with: { at: '${{ matrix.region }}-${{ matrix.n }}' }\n    epic: { name: part, inputs: { at: }, tasks: { a: { run: 'true', undo: { run: 'true' } } } }\n",
+    ));
+    let plan = Plan::expand(&spec);
+    let at = |i| plan.child(&spec, i).unwrap().inputs["at"].clone();
+    assert_eq!([at(0), at(1), at(2)], [json!("eu-1"), json!("us-1"), json!("us-2")]);
+    assert!(matches!(&spec.tasks[0].work, Work::Epic(epic) if epic.undo));
+}
+
+#[test]
+fn a_sub_epic_may_stand_in_a_file_beside_the_one_that_names_it() {
+    let inner = "version: 1\nname: inner\nworkspace: { path: . }\ntasks: { x: { epic: ../b.yaml } }\n";
+    let options = with_files(&[("epics/sub/inner.yaml", inner), ("epics/b.yaml", "version: 1\nname: b\ntasks: { y: { run: 'true' } }\n")]);
+    let text = doc("tasks:\n  t: { epic: sub/inner.yaml }\n");
+    let spec = compile(&text, &options).spec.unwrap();
+    let child = nested(&spec, 0)[0].clone();
+    assert_eq!((child.name.as_str(), child.workspace.clone()), ("inner", Workspace::Path("/shop/sub".to_owned())));
+    assert_eq!(nested(&child, 0)[0].name.as_str(), "b");
+    assert_eq!(named_files(&text), ["sub/inner.yaml"]);
+    assert_eq!([beside(Some("/a/b.yaml"), "../../c.yaml"), beside(Some("x/y"), "./z"), beside(None, "../q")], ["/c.yaml", "x/z", "../q"]);
+}
+
+#[test]
+fn problems_of_sub_epics_name_their_file_and_line() {
+    let bad = "version: 1\nname: bad\ninputs: { n: { type: integer } }\ntasks:\n  x: { rum: 'true' }\n";
+    let compiled = compile(
+        &doc(
+            "tasks:\n  a: { epic: bad.yaml, with: { n: x, m: 1 } }\n  b: { epic: { tasks: { y: { run: '' } } } }\n  c: { epic: gone.yaml }\n",
+        ),
+        &with_files(&[("epics/bad.yaml", bad)]),
+    );
+    let found: Vec<_> = compiled.problems.iter().map(|p| (p.file.as_deref().unwrap(), p.code, p.line, p.column)).collect();
+    let (own, other) = ("epics/a.epic.yaml", "epics/bad.yaml");
+    assert_eq!(
+        found,
+        [(own, Type, 4, 38), (own, Type, 5, 35), (own, Type, 6, 14), (other, Type, 3, 11), (other, Type, 5, 3), (other, UnknownKey, 5, 8),],
+        "{:#?}",
+        compiled.problems
+    );
+}
+
+#[test]
+fn what_means_nothing_to_a_sub_epic_is_refused() {
+    let tasks = "{ x: { run: 'true' } }";
+    for key in ["agent: BuildMaster", "locks: { write: [db] }", "retry: 1", "undo: { run: 'true' }", "env: { A: b }", "stuck_after: 5m"] {
+        let compiled = compile(&doc(&format!("tasks:\n  a: {{ epic: {{ tasks: {tasks} }}, {key} }}\n")), &options());
+        assert_eq!(compiled.problems.len(), 1, "{key}: {:#?}", compiled.problems);
+        assert!(compiled.problems[0].hint.as_deref().is_some_and(|hint| hint.contains("tasks of the sub-epic")), "{key}");
+    }
+    refused(
+        &doc(&format!(
+            "tasks:\n  a: {{ run: 'true' }}\n  b: {{ needs: [a], epic: {{ inputs: {{ v: }}, tasks: {tasks} }}, with: {{ v: '${{{{ tasks.a.outputs.x }}}}' }} }}\n  c: {{ epic: {{ project: other, tasks: {tasks} }} }}\n  d: {{ epic: {{ inputs: {{ v: }}, tasks: {tasks} }} }}\n"
+        )),
+        &[(Type, 5, 88), (Type, 6, 25), (Type, 7, 26)],
+    );
+}
+
+#[test]
+fn files_in_a_circle_too_many_levels_and_too_many_runs_are_refused() {
+    let options = with_files(&[
+        ("epics/b.yaml", "version: 1\nname: b\ntasks: { y: { epic: c.yaml } }\n"),
+        ("epics/c.yaml", "version: 1\nname: c\ntasks: { y: { epic: b.yaml } }\n"),
+    ]);
+    let compiled = compile(&doc("tasks:\n  t: { epic: b.yaml }\n"), &options);
+    assert_eq!(compiled.problems.len(), 1);
+    assert_eq!(compiled.problems[0].code, ErrorCode::EpicCycle);
+    assert!(compiled.problems[0].message.ends_with("epics/b.yaml -> epics/c.yaml -> epics/b.yaml"), "{}", compiled.problems[0].message);
+    let deep = |levels: usize| {
+        let inner = (0..levels).fold("{ x: { run: 'true' } }".to_owned(), |inner, _| format!("{{ x: {{ epic: {{ tasks: {inner} }} }} }}"));
+        compile(&doc(&format!("tasks: {inner}\n")), &self::options()).problems.iter().map(|problem| problem.code).collect::<Vec<_>>()
+    };
+    assert_eq!((deep(8), deep(9)), (vec![], vec![ErrorCode::EpicLimit]));
+    let wide = |outer: u32, inner: u32| {
+        let text = format!(
+            "tasks: {{ t: {{ matrix: {{ i: 1..{outer} }}, epic: {{ tasks: {{ x: {{ matrix: {{ j: 1..{inner} }}, run: 'true' }} }} }} }} }}\n"
+        );
+        compile(&doc(&text), &self::options()).problems.iter().map(|problem| problem.code).collect::<Vec<_>>()
+    };
+    assert_eq!((wide(999, 99), wide(100, 1_000), wide(1_001, 1)), (vec![], vec![ErrorCode::EpicLimit], vec![ErrorCode::EpicLimit]));
+}
+
+#[test]
+fn a_file_name_says_nothing_where_there_are_no_files() {
+    let compiled = compile(&doc("tasks:\n  t: { epic: b.yaml }\n"), &options());
+    assert_eq!(found(&compiled), [(Type, 4, 14)]);
+    assert!(compiled.problems[0].hint.as_deref().is_some_and(|hint| hint.contains("amphi run FILE")));
 }
 
 #[test]

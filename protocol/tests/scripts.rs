@@ -20,7 +20,7 @@ fn script(run: &str) -> Script {
     assert_eq!(compiled.problems, vec![], "{run}");
     match compiled.spec.unwrap().tasks.remove(0).work {
         Work::Run(script) => script,
-        Work::Tool { .. } | Work::Wait(_) => panic!("a run text became something else"),
+        Work::Tool { .. } | Work::Wait(_) | Work::Epic(_) => panic!("a run text became something else"),
     }
 }
 

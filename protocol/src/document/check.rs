@@ -9,14 +9,17 @@ use crate::document::graph::Links;
 use crate::document::inputs::Inputs;
 use crate::document::options::CompileOptions;
 use crate::document::report::{Report, shown};
+use crate::document::sub_epic::Within;
 use crate::document::texts::{self, Part};
 use crate::document::yaml::{Kind, Node, Place};
 use crate::document::{MatrixAxis, Reference, TaskSpec, input_value, shell, value_text};
-use crate::ids::{PhaseName, Resource};
+use crate::ids::{PhaseName, ProjectId, Resource};
 
 /// The state of a compilation.
 pub(super) struct Check<'d> {
     pub options: &'d CompileOptions,
+    /// The task whose epic this is, if it is one.
+    pub within: Option<&'d Within>,
     pub report: Report,
     pub inputs: Inputs,
     /// Inputs that have a value.
@@ -28,6 +31,9 @@ pub(super) struct Check<'d> {
     pub task_names: Vec<&'d str>,
     pub task_index: HashMap<&'d str, u32>,
     pub priority: u8,
+    /// The task that is being read.
+    pub task: String,
+    pub project: Option<ProjectId>,
     /// The tasks of each `on_change`, until the tasks are known.
     pub on_change: Vec<(Resource, Vec<(&'d str, Place)>)>,
 }

@@ -12,8 +12,9 @@ use crate::document::inputs;
 use crate::document::matrix::Size;
 use crate::document::options::{CompileOptions, Compiled};
 use crate::document::report::{Report, shown};
+use crate::document::sub_epic::{Within, extent_fits};
 use crate::document::yaml::{self, Entry, Node, Place};
-use crate::document::{EpicSpec, LEASE_MS_DEFAULT, OnFailure, Reference, ResourceSpec, keys, read};
+use crate::document::{EpicSpec, LEASE_MS_DEFAULT, OnFailure, Reference, ResourceSpec, keys, read, sub_epic};
 use crate::ids::{EpicName, ID_LENGTH_MAX, InvalidId, PhaseName, ProjectId, Resource};
 
 /// Cycles that are told apart in one document.
@@ -46,8 +47,9 @@ pub fn compile_bytes(source: &[u8], options: &CompileOptions) -> Compiled {
 
 /// Compiles a document, YAML or JSON. All problems are reported at once.
 pub fn compile(source: &str, options: &CompileOptions) -> Compiled {
-    if source.len() > options.limits.document_bytes {
-        return too_large(source.len(), options);
+    let included: usize = options.files.values().map(sub_epic::bytes).sum();
+    if source.len().saturating_add(included) > options.limits.document_bytes {
+        return too_large(source.len().saturating_add(included), options);
     }
     let mut duplicates = Vec::new();
     let source = source.strip_prefix('\u{feff}').unwrap_or(source);
@@ -62,7 +64,7 @@ pub fn compile(source: &str, options: &CompileOptions) -> Compiled {
             return Compiled { spec: None, problems, warnings };
         }
     };
-    let (spec, report) = document(&root, report, options);
+    let (spec, report) = document(&root, report, options, None);
     let (problems, warnings) = report.finish();
     Compiled { spec: spec.filter(|_| problems.is_empty()), problems, warnings }
 }
@@ -82,13 +84,18 @@ fn too_large(bytes: usize, options: &CompileOptions) -> Compiled {
     refused(options, Place::START, ErrorCode::EpicLimit, message, Some("split the epic"))
 }
 
+fn default_project() -> ProjectId {
+    ProjectId::parse("default").expect("it is a project")
+}
+
 /// The whole document. The specification is only good if nothing was reported.
-fn document(root: &Node, mut report: Report, options: &CompileOptions) -> (Option<EpicSpec>, Report) {
+pub(super) fn document(root: &Node, mut report: Report, options: &CompileOptions, within: Option<&Within>) -> (Option<EpicSpec>, Report) {
     let Some(fields) = read::fields(&mut report, root, "the epic", &[keys::TOP]) else { return (None, report) };
     let field = |key: &str| fields.iter().copied().find(|entry| entry.key == key);
-    let inputs = inputs::read(&mut report, field("inputs"), options);
+    let inputs = inputs::read(&mut report, field("inputs"), options, within);
     let mut check = Check {
         options,
+        within,
         report,
         known: inputs.known(),
         inputs,
@@ -97,8 +104,10 @@ fn document(root: &Node, mut report: Report, options: &CompileOptions) -> (Optio
         phase_index: HashMap::new(),
         task_names: Vec::new(),
         task_index: HashMap::new(),
-        priority: 2,
+        priority: within.map_or(2, |within| within.priority),
         on_change: Vec::new(),
+        task: String::new(),
+        project: None,
     };
     let spec = check.header(root, &field);
     let drafts = match field("tasks") {
@@ -112,6 +121,7 @@ fn document(root: &Node, mut report: Report, options: &CompileOptions) -> (Optio
         }
     };
     check.graph(&drafts);
+    extent_fits(&mut check, &drafts, field("tasks").map_or(root.place, |entry| entry.place));
     let on_change = check.on_change();
     let Check { report, .. } = check;
     let spec = spec.map(|mut spec| {
@@ -127,20 +137,25 @@ fn document(root: &Node, mut report: Report, options: &CompileOptions) -> (Optio
 impl<'d> Check<'d> {
     /// Everything but the tasks.
     fn header(&mut self, root: &Node, field: &impl Fn(&str) -> Option<&'d Entry>) -> Option<EpicSpec> {
-        self.version(root, field("version"));
+        let inline = self.within.and_then(|within| within.inline.clone());
+        if inline.is_none() || field("version").is_some() {
+            self.version(root, field("version"));
+        }
         let name = match field("name") {
             Some(entry) => self.id(entry, "name", EpicName::parse),
+            None if inline.is_some() => inline,
             None => {
                 self.report.error_hint(root.place, ErrorCode::EpicType, "the epic has no `name`", "add `name: my-epic`");
                 None
             }
         };
         let project = match field("project") {
-            Some(entry) => self.id(entry, "project", ProjectId::parse),
-            None => Some(ProjectId::parse("default").expect("it is a project")),
+            Some(entry) => self.id(entry, "project", ProjectId::parse).filter(|project| self.same_project(entry, project)),
+            None => Some(self.within.map_or_else(default_project, |within| within.project.clone())),
         };
         if let Some(entry) = field("priority") {
-            self.priority = read::integer(&mut self.report, &entry.value, "priority", 0..=4).unwrap_or(2) as u8;
+            self.priority =
+                read::integer(&mut self.report, &entry.value, "priority", 0..=4).map_or(self.priority, |priority| priority as u8);
         }
         if let Some(entry) = field("budget") {
             self.budget(&entry.value);
@@ -148,6 +163,7 @@ impl<'d> Check<'d> {
         if let Some(entry) = field("phases") {
             self.phases(entry);
         }
+        self.project.clone_from(&project);
         let on_failure = field("on_failure").map(|entry| self.on_failure(&entry.value)).unwrap_or_default();
         let title = field("title").and_then(|entry| self.title(&entry.value));
         let workspace = field("workspace").and_then(|entry| self.workspace(entry)).unwrap_or_default();
@@ -360,10 +376,12 @@ impl<'d> Check<'d> {
             self.report.error_hint(defaults.map_or(entry.place, |field| field.place), ErrorCode::EpicLimit, message, "split the epic");
             return Vec::new();
         }
+        let held: HashMap<&str, &Entry> =
+            usable.iter().filter(|(key, _)| keys::HELD_DEFAULTS.contains(key)).map(|(k, v)| (*k, *v)).collect();
         self.task_names = entries.iter().map(|entry| entry.key.as_str()).collect();
         self.task_index = (0u32..).zip(&self.task_names).map(|(position, name)| (*name, position)).collect();
         let mut size = Size::default();
-        let drafts: Vec<Draft> = entries.into_iter().map(|entry| self.task(entry, &usable, &mut size)).collect();
+        let drafts: Vec<Draft> = entries.into_iter().map(|entry| self.task(entry, (&usable, &held), &mut size)).collect();
         self.empty_phases(&drafts);
         drafts
     }

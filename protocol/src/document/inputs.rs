@@ -8,6 +8,7 @@ use crate::api::ErrorCode;
 use crate::document::options::CompileOptions;
 use crate::document::read;
 use crate::document::report::{Report, shown};
+use crate::document::sub_epic::Within;
 use crate::document::yaml::{Entry, Kind, Node, Place};
 use crate::document::{keys, value_text};
 
@@ -89,7 +90,7 @@ impl Inputs {
 }
 
 /// Reads `inputs` and takes what the caller gave.
-pub(super) fn read(report: &mut Report, entry: Option<&Entry>, options: &CompileOptions) -> Inputs {
+pub(super) fn read(report: &mut Report, entry: Option<&Entry>, options: &CompileOptions, within: Option<&Within>) -> Inputs {
     let mut declared = BTreeMap::new();
     let mut inputs = Inputs::default();
     if let Some(entry) = entry
@@ -111,7 +112,7 @@ pub(super) fn read(report: &mut Report, entry: Option<&Entry>, options: &Compile
         }
     }
     for (name, input) in &declared {
-        let value = resolve(report, name, input, options);
+        let value = resolve(report, name, input, options, within);
         inputs.values.insert((*name).to_owned(), value);
     }
     inputs
@@ -211,15 +212,23 @@ fn pattern(report: &mut Report, node: &Node, kind: InputType) -> Option<regex_li
     }
 }
 
-fn resolve(report: &mut Report, name: &str, input: &Declared, options: &CompileOptions) -> Option<Value> {
+fn resolve(report: &mut Report, name: &str, input: &Declared, options: &CompileOptions, within: Option<&Within>) -> Option<Value> {
     if let Some(given) = options.inputs.get(name) {
         let Some(value) = input.kind.take(given) else {
-            report.wrong(input.place, format!("input `{name}` must be of type {}", input.kind.as_str()));
+            let message = format!("input `{name}` must be of type {}", input.kind.as_str());
+            match within {
+                Some(within) => {
+                    report.error_hint(input.place, ErrorCode::EpicType, message, format!("task `{}` gives it under `with`", within.task))
+                }
+                None => report.wrong(input.place, message),
+            }
             return None;
         };
         return checked(report, name, input, value, input.place, options, "value");
     }
     match &input.default {
+        // What it is given has no value yet.
+        _ if within.is_some_and(|within| within.open.contains(name)) => None,
         Some(value) => Some(value.clone()),
         None if !input.required => match input.kind {
             InputType::String => Some(Value::String(String::new())),
@@ -229,8 +238,11 @@ fn resolve(report: &mut Report, name: &str, input: &Declared, options: &CompileO
         },
         None => {
             let message = format!("input `{name}` has no value");
-            let hint = format!("give it (`-i {name}=…`), or declare a default");
-            if options.unknown_names_are_errors {
+            let hint = match within {
+                Some(within) => format!("give it at task `{}` (`with: {{{name}: …}}`), or declare a default", within.task),
+                None => format!("give it (`-i {name}=…`), or declare a default"),
+            };
+            if options.unknown_names_are_errors || within.is_some() {
                 report.error_hint(input.place, ErrorCode::EpicType, message, hint);
             } else {
                 report.warn(input.place, ErrorCode::EpicType, message, Some(hint));

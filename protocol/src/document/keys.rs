@@ -72,6 +72,8 @@ pub(super) const DEFAULTS: &[&str] = &[
 pub(super) const PROMPT_ONLY: &[&str] = &["tools", "model", "plan"];
 /// Task keys that only mean something where an agent runs the task.
 pub(super) const OF_AGENTS: &[&str] = &["agent", "skills", "locks", "retry", "stuck_after", "outputs", "env", "workdir", "undo"];
+/// What a task that the Manager itself holds takes from `defaults`.
+pub(super) const HELD_DEFAULTS: &[&str] = &["max_parallel", "fail_fast", "optional", "tags", "priority"];
 /// Keys of `undo`.
 pub(super) const UNDO: &[&str] = &["with", "timeout", "env", "workdir", "agent", "skills", "retry", "stuck_after"];
 pub(super) const INPUT: &[&str] = &["type", "default", "pattern", "required", "description"];

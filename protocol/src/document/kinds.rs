@@ -33,17 +33,18 @@ impl Check<'_> {
         };
         let with = fields.iter().copied().find(|entry| entry.key == "with");
         if let Some(with) = with
-            && kind.key != "tool"
+            && !matches!(kind.key.as_str(), "tool" | "epic")
         {
-            self.report.wrong(with.place, format!("`with` belongs to `tool`, and {what} is a `{}`", kind.key));
+            self.report.wrong(with.place, format!("`with` belongs to `tool` and `epic`, and {what} is a `{}`", kind.key));
         }
         match kind.key.as_str() {
             "run" => self.run(kind, refs).map_or(nothing, Work::Run),
             "tool" => self.tool(kind, with, refs).unwrap_or(nothing),
             "wait" => self.wait(kind, refs).unwrap_or(nothing),
+            "epic" => self.sub_epic(kind, fields, refs).unwrap_or(nothing),
             _ => {
                 self.later_kind(kind, refs);
-                let hint = "this release runs `run`, `tool` and `wait`";
+                let hint = "this release runs `run`, `tool`, `wait` and `epic`";
                 self.unsupported(kind.place, &format!("tasks of kind `{}`", kind.key), hint);
                 nothing
             }
@@ -123,12 +124,7 @@ impl Check<'_> {
                 }
             }
             "approve" => self.approve(node, refs),
-            "ask" => self.questions(node, refs),
-            _ => {
-                if !matches!(node.kind, Kind::Map(_)) {
-                    read::text(&mut self.report, node, "epic");
-                }
-            }
+            _ => self.questions(node, refs),
         }
     }
 

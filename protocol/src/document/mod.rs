@@ -21,6 +21,7 @@ mod reference;
 mod report;
 mod shell;
 mod spec;
+mod sub_epic;
 mod summary;
 mod tasks;
 #[cfg(test)]
@@ -32,12 +33,13 @@ mod workspace;
 mod yaml;
 
 pub use compile::{compile, compile_bytes};
-pub use options::{Catalog, CompileOptions, Compiled, Limits};
+pub use options::{Catalog, CompileOptions, Compiled, Included, Limits};
 pub use outputs::{OUTPUT_BYTES_MAX, check_outputs, parse_output_type};
 pub use plan::{Plan, PlannedInstance, PlannedTask, combination_count};
 pub use read::parse_duration;
 pub use reference::InvalidReference;
 pub use spec::*;
+pub use sub_epic::{SUB_EPIC_LEVELS_MAX, SUB_EPICS_MAX, beside, named_files};
 pub use summary::{PLAN_EDGES_MAX, PlanLock, PlanView, plan_summary};
 pub use texts::{input_value, substitute, substitute_text};
 

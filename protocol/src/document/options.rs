@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::api::Problem;
@@ -24,8 +26,28 @@ pub struct CompileOptions {
     pub limits: Limits,
     /// The folder that a relative `workspace.path` starts from, absolute. `None`: a relative one is a problem, as over NATS.
     pub workspace_base: Option<PathBuf>,
+    /// The files that it names as sub-epics, and those that these name, by [`beside`]. A name that is not here cannot be read.
+    pub files: Arc<BTreeMap<String, Included>>,
     /// Unknown roles, unknown tools and missing inputs are problems (submit) and not only warnings (validate).
     pub unknown_names_are_errors: bool,
+}
+
+/// A file that a document names as a sub-epic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Included {
+    /// What stands in it.
+    Text {
+        /// Its text.
+        text: String,
+        /// The folder that a relative `workspace.path` in it starts from, absolute.
+        base: PathBuf,
+    },
+    /// It is named and cannot be read.
+    Unreadable {
+        /// Why, for people.
+        why: String,
+    },
 }
 
 /// The roles and tools of a cluster.

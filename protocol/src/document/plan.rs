@@ -2,7 +2,9 @@
 //!
 //! Work is linear in tasks, needs and instances. Waiting for a whole phase is a barrier per phase, never an edge per pair.
 
-use crate::document::{EpicSpec, LockMode, TaskSpec, WaitFor, Work};
+use std::sync::Arc;
+
+use crate::document::{EpicSpec, LockMode, MatrixAxis, TaskSpec, WaitFor, Work};
 use crate::ids::Resource;
 
 /// The graph of one epic. Positions in `tasks` are those of [`EpicSpec::tasks`].
@@ -94,7 +96,7 @@ impl Plan {
     /// The instance's values, one per axis, in the order of the axes.
     pub fn matrix_values<'s>(&self, spec: &'s EpicSpec, instance: u32) -> Vec<(&'s str, &'s str)> {
         let planned = self.instances[instance as usize];
-        matrix_values(&spec.tasks[planned.task as usize], planned.combination)
+        matrix_values(&spec.tasks[planned.task as usize].matrix, planned.combination)
     }
 
     /// `t`, or `t[i]`, `t[a,b]` for an instance of a matrix.
@@ -129,7 +131,16 @@ impl Plan {
     pub fn awaited(&self, spec: &EpicSpec, instance: u32) -> Option<String> {
         match &spec.tasks[self.instances[instance as usize].task as usize].work {
             Work::Wait(WaitFor::Event { subject }) => Some(resolve_matrix(subject, &self.matrix_values(spec, instance))),
-            Work::Wait(WaitFor::Duration { .. }) | Work::Run(_) | Work::Tool { .. } => None,
+            Work::Wait(WaitFor::Duration { .. }) | Work::Run(_) | Work::Tool { .. } | Work::Epic(_) => None,
+        }
+    }
+
+    /// What an instance of a task that is an epic itself opens.
+    pub fn child<'s>(&self, spec: &'s EpicSpec, instance: u32) -> Option<&'s Arc<EpicSpec>> {
+        let task = self.instances[instance as usize].task as usize;
+        match &spec.tasks[task].work {
+            Work::Epic(epic) => Some(epic.of(self.instances[instance as usize].combination)),
+            Work::Run(_) | Work::Tool { .. } | Work::Wait(_) => None,
         }
     }
 
@@ -158,10 +169,20 @@ pub fn combination_count(task: &TaskSpec) -> u32 {
     task.matrix.iter().fold(1u32, |product, axis| product.saturating_mul(axis.values.len() as u32))
 }
 
-fn matrix_values(task: &TaskSpec, combination: u32) -> Vec<(&str, &str)> {
+/// How many instances a task has.
+pub(super) fn included_count(task: &TaskSpec) -> u32 {
+    let combinations = combination_count(task);
+    if task.exclude.is_empty() {
+        combinations
+    } else {
+        (0..combinations).filter(|combination| !is_excluded(task, *combination)).count() as u32
+    }
+}
+
+pub(super) fn matrix_values(axes: &[MatrixAxis], combination: u32) -> Vec<(&str, &str)> {
     let mut rest = combination as usize;
-    let mut values = Vec::with_capacity(task.matrix.len());
-    for axis in task.matrix.iter().rev() {
+    let mut values = Vec::with_capacity(axes.len());
+    for axis in axes.iter().rev() {
         values.push((axis.axis.as_str(), axis.values[rest % axis.values.len()].as_str()));
         rest /= axis.values.len();
     }
@@ -173,7 +194,7 @@ fn is_excluded(task: &TaskSpec, combination: u32) -> bool {
     if task.exclude.is_empty() {
         return false;
     }
-    let values = matrix_values(task, combination);
+    let values = matrix_values(&task.matrix, combination);
     task.exclude.iter().any(|out| out.iter().all(|(axis, value)| values.contains(&(axis.as_str(), value.as_str()))))
 }
 

@@ -15,11 +15,15 @@ const COMPARISONS_MAX: usize = 200_000;
 /// Problems and warnings of one document.
 pub(super) struct Report {
     file: Option<String>,
+    /// The files that there are problems in, in the order in which they were entered.
+    files: Vec<Option<String>>,
+    /// What the sub-epics that were read so far cost.
+    pub nested: usize,
     strict: bool,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     /// What was said already: a mistake in `defaults` is not repeated for every task.
-    said: HashSet<(u32, u32, ErrorCode, String)>,
+    said: HashSet<(usize, u32, u32, ErrorCode, String)>,
     uncounted: usize,
     found: usize,
     comparisons: usize,
@@ -29,7 +33,9 @@ impl Report {
     /// An empty one. With `strict`, warnings are problems.
     pub(super) fn new(file: Option<String>, strict: bool) -> Self {
         Self {
+            files: vec![file.clone()],
             file,
+            nested: 0,
             strict,
             problems: Vec::new(),
             warnings: Vec::new(),
@@ -38,6 +44,18 @@ impl Report {
             found: 0,
             comparisons: COMPARISONS_MAX,
         }
+    }
+
+    /// From here on it is about another file; gives the one before.
+    pub(super) fn enter(&mut self, file: Option<String>) -> Option<String> {
+        if !self.files.contains(&file) {
+            self.files.push(file.clone());
+        }
+        std::mem::replace(&mut self.file, file)
+    }
+
+    fn position(&self, file: &Option<String>) -> usize {
+        self.files.iter().position(|known| known == file).unwrap_or(0)
     }
 
     /// How often something was wrong, repetitions included.
@@ -80,7 +98,8 @@ impl Report {
 
     /// False if the same was said at the same place.
     fn is_news(&mut self, place: Place, code: ErrorCode, message: &str) -> bool {
-        self.said.len() >= SAID_MAX || self.said.insert((place.line, place.column, code, message.to_owned()))
+        let file = self.position(&self.file);
+        self.said.len() >= SAID_MAX || self.said.insert((file, place.line, place.column, code, message.to_owned()))
     }
 
     fn problem(&self, place: Place, code: ErrorCode, message: String, hint: Option<String>) -> Problem {
@@ -119,17 +138,18 @@ impl Report {
         best.map(|(_, candidate)| format!("did you mean `{candidate}`?"))
     }
 
-    /// Problems and warnings in the order of the text.
+    /// Problems and warnings in the order of the files and of their text.
     pub(super) fn finish(mut self) -> (Vec<Problem>, Vec<Problem>) {
-        self.problems.sort_by_key(|problem| (problem.line, problem.column));
-        self.warnings.sort_by_key(|problem| (problem.line, problem.column));
+        let (mut problems, mut warnings) = (std::mem::take(&mut self.problems), std::mem::take(&mut self.warnings));
+        problems.sort_by_key(|problem| (self.position(&problem.file), problem.line, problem.column));
+        warnings.sort_by_key(|problem| (self.position(&problem.file), problem.line, problem.column));
         if self.uncounted > 0 {
             let code = ErrorCode::EpicLimit;
             let message = format!("and {} more problems", self.uncounted);
             let problem = Problem { file: self.file, line: 0, column: 0, code, message, hint: None };
-            self.problems.push(problem);
+            problems.push(problem);
         }
-        (self.problems, self.warnings)
+        (problems, warnings)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The typed epic: defaults applied, inputs resolved, every name checked. This is what the journal keeps.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -190,6 +191,26 @@ pub enum Work {
     },
     /// Nothing: the Manager waits. Needs no agent.
     Wait(WaitFor),
+    /// Another epic: the Manager opens it and waits for its end. Needs no agent.
+    Epic(SubEpic),
+}
+
+/// A task that is an epic itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SubEpic {
+    /// What is opened, complete: one for all instances of the task, or one for each combination of the full matrix, where `with` names
+    /// the matrix.
+    pub specs: Vec<Arc<EpicSpec>>,
+    /// Something in it, or below it, has an `undo`: once it has succeeded, taking the task back takes that back.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub undo: bool,
+}
+
+impl SubEpic {
+    /// What the instance with this place in the full matrix opens.
+    pub fn of(&self, combination: u32) -> &Arc<EpicSpec> {
+        self.specs.get(combination as usize).unwrap_or(&self.specs[0])
+    }
 }
 
 /// What a `wait` waits for.
@@ -215,6 +236,7 @@ impl Work {
             Self::Run(_) => "run",
             Self::Tool { .. } => "tool",
             Self::Wait(_) => "wait",
+            Self::Epic(_) => "epic",
         }
     }
 
@@ -222,7 +244,7 @@ impl Work {
     pub fn needs_agent(&self) -> bool {
         match self {
             Self::Run(_) | Self::Tool { .. } => true,
-            Self::Wait(_) => false,
+            Self::Wait(_) | Self::Epic(_) => false,
         }
     }
 
@@ -232,6 +254,7 @@ impl Work {
             Self::Run(_) | Self::Tool { .. } => None,
             Self::Wait(WaitFor::Duration { .. }) => Some(&[]),
             Self::Wait(WaitFor::Event { .. }) => Some(&["subject", "data"]),
+            Self::Epic(_) => Some(&["epic"]),
         }
     }
 }

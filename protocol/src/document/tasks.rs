@@ -1,7 +1,6 @@
 //! Tasks: every key of one task, with the epic's defaults behind it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::LazyLock;
 
 use crate::api::ErrorCode;
 use crate::document::check::{Check, Draft, References, Scope};
@@ -20,10 +19,13 @@ const ATTEMPTS_MAX: u32 = 1000;
 /// Most entries of a task's small lists and mappings (tags, skills, outputs, env).
 const ENTRIES_MAX: usize = 256;
 
+/// Default by key.
+type Defaults<'d, 'm> = &'m HashMap<&'d str, &'d Entry>;
+
 /// The keys of a task and of the defaults behind it.
 pub(super) struct Fields<'d, 'm> {
     pub own: HashMap<&'d str, &'d Entry>,
-    pub defaults: &'m HashMap<&'d str, &'d Entry>,
+    pub defaults: Defaults<'d, 'm>,
 }
 
 impl<'d> Fields<'d, '_> {
@@ -43,8 +45,9 @@ impl<'d> Fields<'d, '_> {
 
 impl<'d> Check<'d> {
     /// Reads one task. What is wrong is reported, and stands in the draft as if it had been left out.
-    pub(super) fn task(&mut self, entry: &'d Entry, defaults: &HashMap<&'d str, &'d Entry>, size: &mut Size) -> Draft {
+    pub(super) fn task(&mut self, entry: &'d Entry, (defaults, held): (Defaults<'d, '_>, Defaults<'d, '_>), size: &mut Size) -> Draft {
         let name = self.task_name(entry);
+        self.task.clone_from(&entry.key);
         let what = format!("task `{}`", shown(&entry.key));
         let listed = read::fields(&mut self.report, &entry.value, &what, &[keys::KINDS, keys::TASK]).unwrap_or_default();
         let fields = Fields { own: listed.iter().map(|entry| (entry.key.as_str(), *entry)).collect(), defaults };
@@ -56,7 +59,7 @@ impl<'d> Check<'d> {
         let is_mapping = matches!(entry.value.kind, Kind::Map(_));
         let work = if is_mapping { self.work(entry.place, &what, &listed, &mut refs) } else { empty_work() };
         self.later_keys(&fields, &what);
-        let fields = self.held_keys(fields, &what, &work);
+        let fields = self.held_keys(fields, held, &what, &work);
         let phase = fields.own("phase").and_then(|node| self.phase(node));
         let needs = fields.own("needs").and_then(|node| self.needs(node));
         let locks = fields.get("locks").map(|node| self.locks(node, &mut refs)).unwrap_or_default();
@@ -158,17 +161,19 @@ impl<'d> Check<'d> {
     }
 
     /// What the Manager itself holds has no agent, no process and no locks: such keys are refused at the task and not inherited.
-    fn held_keys<'m>(&mut self, mut fields: Fields<'d, 'm>, what: &str, work: &Work) -> Fields<'d, 'm> {
-        static NO_DEFAULTS: LazyLock<HashMap<&'static str, &'static Entry>> = LazyLock::new(HashMap::new);
-        let Work::Wait(wait) = work else { return fields };
-        let is_duration = matches!(wait, WaitFor::Duration { .. });
+    fn held_keys<'m>(&mut self, mut fields: Fields<'d, 'm>, held: Defaults<'d, 'm>, what: &str, work: &Work) -> Fields<'d, 'm> {
+        let is_duration = matches!(work, Work::Wait(WaitFor::Duration { .. }));
+        let (why, hint) = match work {
+            Work::Run(_) | Work::Tool { .. } => return fields,
+            Work::Wait(_) => ("which only waits", "leave it out; `timeout` bounds the wait for an event"),
+            Work::Epic(_) => ("which is an epic itself", "say it at the tasks of the sub-epic"),
+        };
         for key in keys::OF_AGENTS.iter().copied().chain(is_duration.then_some("timeout")) {
             if let Some(entry) = fields.own.remove(key) {
-                let message = format!("`{key}` means nothing to {what}, which only waits");
-                self.report.error_hint(entry.place, ErrorCode::EpicType, message, "leave it out; `timeout` bounds the wait for an event");
+                self.report.error_hint(entry.place, ErrorCode::EpicType, format!("`{key}` means nothing to {what}, {why}"), hint);
             }
         }
-        Fields { own: fields.own, defaults: &NO_DEFAULTS }
+        Fields { own: fields.own, defaults: held }
     }
 
     /// Keys that mean nothing for this kind, or nothing in this release.

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Epoch, Incarnation, IncidentId, NodeId, Resource, SubmitKey, Token};
 use crate::journal::{
-    AgentInfo, AgentLife, AttemptEnd, CancelCause, Duty, Next, NodeInfo, Post, Resolution, SegmentRef, SnapshotRef, SpecRef, StaffCause,
-    WaitEnd,
+    AgentInfo, AgentLife, AttemptEnd, CancelCause, ChildEnd, Duty, Next, NodeInfo, Post, Resolution, SegmentRef, SnapshotRef, SpecRef,
+    StaffCause, WaitEnd,
 };
 
 /// What the Manager decided. Each decision changes the state by itself; some have effects after their commit.
@@ -189,6 +189,52 @@ pub enum Decision {
         run: u32,
         /// How.
         end: WaitEnd,
+    },
+    /// The run of a task that is an epic itself opens that epic.
+    ChildStarted {
+        /// The epic of the task.
+        epic: EpicId,
+        /// The instance.
+        i: u32,
+        /// Its run.
+        run: u32,
+        /// The epic that is opened; its specification stands in that of the task.
+        child: EpicId,
+    },
+    /// The epic that a task opened is to end, and the task as this says; the cancel of that epic follows.
+    ChildCancelling {
+        /// The epic of the task.
+        epic: EpicId,
+        /// The instance.
+        i: u32,
+        /// Its run.
+        run: u32,
+        /// Why.
+        cause: CancelCause,
+    },
+    /// A task that opened an epic is undone: what succeeded in that epic is taken back.
+    ChildUndoing {
+        /// The epic of the task.
+        epic: EpicId,
+        /// The instance.
+        i: u32,
+        /// The run that undoes.
+        run: u32,
+        /// The epic that is taken back.
+        child: EpicId,
+    },
+    /// The epic that a task opened has ended, and with it the task's run.
+    ChildEnded {
+        /// The epic of the task.
+        epic: EpicId,
+        /// The instance.
+        i: u32,
+        /// Its run.
+        run: u32,
+        /// The epic that has ended.
+        child: EpicId,
+        /// How the task's run ends.
+        end: ChildEnd,
     },
     /// The pause before the next attempt is over.
     BackoffEnded {

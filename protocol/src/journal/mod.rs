@@ -21,7 +21,7 @@ pub use decision::{Decision, EpicEnd, IncidentKind};
 pub use duty::{Duty, Hold, Post};
 pub use upkeep::{Retiring, SegmentRef, SnapshotRef, Upkeep};
 
-use crate::document::EpicSpec;
+use crate::document::{EpicSpec, RetryCause};
 use crate::ids::{
     AgentId, AttemptRef, CommitIndex, EpicId, Epoch, EventSeq, Incarnation, IncidentId, NodeId, ProjectId, RoleName, ShardId, SubmitKey,
     Timestamp, Token,
@@ -344,6 +344,23 @@ pub enum WaitEnd {
     },
     /// The message did not come within `timeout`.
     TimedOut,
+}
+
+/// How the run of a task ends whose epic has ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChildEnd {
+    /// Its epic succeeded; or, if the run undoes the task, everything was taken back.
+    Succeeded,
+    /// Its epic failed or took too long; or something could not be taken back.
+    Failed {
+        /// Why.
+        cause: RetryCause,
+        /// For people: what failed in it.
+        error: String,
+    },
+    /// Its epic was cancelled, by itself or because the task was.
+    Cancelled,
 }
 
 /// How a person reads an unknown outcome.

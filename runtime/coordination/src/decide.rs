@@ -67,6 +67,10 @@ impl Deciding<'_> {
                 self.fail_fast(epic, task);
             } else if let Some((attempt, kind)) = self.state.due.incidents.pop_front() {
                 self.incident(attempt, kind);
+            } else if let Some(child) = self.state.due.children_ended.pop_front() {
+                self.child_ended(child);
+            } else if let Some((epic, i)) = self.state.due.children.pop_front() {
+                self.open_child(epic, i);
             } else if let Some(epic) = self.state.due.ended.pop_front() {
                 self.end_epic(epic);
             } else if !self.assign_next() {
@@ -78,15 +82,18 @@ impl Deciding<'_> {
     fn fail_fast(&mut self, epic: EpicId, task: u32) {
         let known = &self.state.epics[&epic];
         let planned = &known.plan.tasks[task as usize];
-        let (mut open, mut pending) = (Vec::new(), Vec::new());
+        let (mut open, mut pending, mut nested) = (Vec::new(), Vec::new(), Vec::new());
         for i in planned.first..planned.first + planned.count {
             match &known.instances[i as usize].state {
                 InstanceState::Open(attempt) if attempt.cancelling.is_none() => open.push(known.attempt_ref(i)),
-                InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } | InstanceState::Waiting { .. } => {
-                    pending.push(i);
-                }
-                InstanceState::Open(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_) => {}
+                InstanceState::Nested(child) if child.child.is_some() && child.cancelling.is_none() => nested.push(i),
+                state if state.is_pending() => pending.push(i),
+                _ => {}
             }
+        }
+        let by = format!("{epic}/{}", known.spec.tasks[task as usize].name);
+        for i in nested {
+            self.end_child(&epic, i, CancelCause::FailFast, &by);
         }
         for attempt in open {
             self.put(Decision::AttemptCancelling { attempt, cause: CancelCause::FailFast });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use amphi_protocol::document::{EpicSpec, LockMode, Plan, TaskSpec};
+use amphi_protocol::document::{EpicSpec, LockMode, Plan, TaskSpec, Work};
 use amphi_protocol::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Incarnation, IncidentId, NodeId, Timestamp, Token};
 use amphi_protocol::journal::{Artifact, CancelCause, EpicEnd};
 use serde::{Deserialize, Serialize};
@@ -75,6 +75,26 @@ pub struct Epic {
     /// Instances that wait for time or an event.
     #[serde(default)]
     pub holding: u32,
+    /// The run that opened it, if one did.
+    #[serde(default)]
+    pub parent: Option<Parent>,
+    /// Instances that have opened an epic, or are about to.
+    #[serde(default)]
+    pub nested: u32,
+    /// Of these, those whose epic waits for a person.
+    #[serde(default)]
+    pub nested_waiting: u32,
+}
+
+/// The run of a task that opened an epic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Parent {
+    /// The epic of the task.
+    pub epic: EpicId,
+    /// The instance.
+    pub i: u32,
+    /// Its run.
+    pub run: u32,
 }
 
 /// How an epic stands.
@@ -190,10 +210,12 @@ pub struct InstanceRecord {
     pub outputs: BTreeMap<String, Value>,
     /// Artifacts of a succeeded run.
     pub artifacts: Vec<Artifact>,
+    /// The epic that its run opened.
+    pub child: Option<EpicId>,
 }
 
 /// Where an instance stands.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InstanceState {
     /// Its needs have not ended, or `max_parallel` holds it back.
@@ -220,6 +242,8 @@ pub enum InstanceState {
         /// When its time is over: that of the wait itself, or its patience with an event.
         until: Option<Timestamp>,
     },
+    /// A task that is an epic itself, and that epic is open.
+    Nested(Box<Nested>),
     /// Only a person can say how it ended.
     Unknown {
         /// The question.
@@ -227,6 +251,19 @@ pub enum InstanceState {
     },
     /// Over.
     Ended(InstanceEnd),
+}
+
+/// What an instance knows of the epic that it opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nested {
+    /// That epic; missing only until the input under way has opened it.
+    pub child: Option<EpicId>,
+    /// Since when.
+    pub since: Timestamp,
+    /// When it has taken too long.
+    pub until: Option<Timestamp>,
+    /// It is being cancelled on the task's account, and why.
+    pub cancelling: Option<CancelCause>,
 }
 
 /// How an instance's run ended.
@@ -319,6 +356,9 @@ impl Epic {
             undoing: None,
             undo_order: Vec::new(),
             holding: 0,
+            parent: None,
+            nested: 0,
+            nested_waiting: 0,
             spec,
             spec_hash,
             plan,
@@ -347,7 +387,11 @@ impl Epic {
 
     /// True if the task of an instance can be undone.
     pub fn has_undo(&self, i: u32) -> bool {
-        self.spec.tasks[self.task_of(i) as usize].undo.is_some()
+        let task = &self.spec.tasks[self.task_of(i) as usize];
+        match &task.work {
+            Work::Epic(epic) => epic.undo,
+            Work::Run(_) | Work::Tool { .. } | Work::Wait(_) => task.undo.is_some(),
+        }
     }
 
     /// Where a request of instance `i` stands.
@@ -405,7 +449,8 @@ impl Epic {
     /// True if nothing runs, nothing can run, and a person must say something.
     pub fn needs_person(&self) -> bool {
         let asks = self.status == EpicStatus::Running || self.undoing.is_some();
-        asks && self.unknown > 0 && self.active == 0 && self.pending == 0 && self.holding == 0
+        let idle = self.active == 0 && self.pending == 0 && self.holding == 0 && self.nested == self.nested_waiting;
+        asks && idle && (self.unknown > 0 || self.nested_waiting > 0)
     }
 
     /// True if it is over.
@@ -415,6 +460,15 @@ impl Epic {
 }
 
 impl InstanceState {
+    /// True if nobody runs it: it can be ended on the spot.
+    pub fn is_pending(&self) -> bool {
+        match self {
+            Self::Blocked | Self::Ready { .. } | Self::Backoff { .. } | Self::Waiting { .. } => true,
+            Self::Nested(nested) => nested.child.is_none(),
+            Self::Open(_) | Self::Unknown { .. } | Self::Ended(_) => false,
+        }
+    }
+
     /// True if the run is over.
     pub fn is_ended(&self) -> bool {
         matches!(self, Self::Ended(_))

@@ -84,6 +84,10 @@ impl State {
             Decision::AttemptCancelling { attempt, cause } => self.attempt_cancelling(attempt, *cause, sink),
             Decision::AttemptEnded { attempt, token, end, next } => self.attempt_ended(attempt, *token, end, *next, sink),
             Decision::WaitEnded { epic, i, end, .. } => self.wait_ended(epic, *i, end, sink),
+            Decision::ChildStarted { epic, i, child, .. } => self.child_started(epic, *i, child, sink),
+            Decision::ChildCancelling { epic, i, cause, .. } => self.child_cancelling(epic, *i, *cause),
+            Decision::ChildUndoing { epic, i, child, .. } => self.child_undoing(epic, *i, child, sink),
+            Decision::ChildEnded { epic, i, child, end, .. } => self.child_over(epic, *i, child, end, sink),
             Decision::BackoffEnded { epic, i } => {
                 self.withdraw(epic, *i);
                 self.make_ready(epic, *i, sink);
@@ -134,6 +138,7 @@ impl State {
             | InstanceState::Ready { .. }
             | InstanceState::Backoff { .. }
             | InstanceState::Waiting { .. }
+            | InstanceState::Nested(_)
             | InstanceState::Unknown { .. }
             | InstanceState::Ended(_) => panic!("S5: a decision about attempt {attempt}, which is not open"),
         }
@@ -151,7 +156,11 @@ impl State {
             EpicEnd::Cancelled => EventType::EpicCancelled,
         };
         let duration = now.since_ms(epic.submitted_at);
+        let has_parent = epic.parent.is_some();
         self.epic_event(sink, kind, id, data! { "duration_ms": duration });
+        if has_parent {
+            self.due.children_ended.push_back(id.clone());
+        }
     }
 
     fn assigned(

@@ -188,11 +188,8 @@ impl State {
         let planned = &self.epics[id].plan.tasks[task as usize];
         for i in planned.first..planned.first + planned.count {
             self.visited += 1;
-            match self.epics[id].instances[i as usize].state {
-                InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } | InstanceState::Waiting { .. } => {
-                    self.close(id, i, end, sink, steps);
-                }
-                InstanceState::Open(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_) => {}
+            if self.epics[id].instances[i as usize].state.is_pending() {
+                self.close(id, i, end, sink, steps);
             }
         }
     }
@@ -269,8 +266,10 @@ impl State {
     /// An instance joins the queues: at the tail of each of its locks, or directly among those that wait for an agent.
     pub(crate) fn make_ready(&mut self, id: &EpicId, i: u32, sink: &mut EventSink) {
         let spec = self.epics[id].spec.clone();
-        if let Work::Wait(wait) = &spec.tasks[self.epics[id].task_of(i) as usize].work {
-            return self.hold(id, i, wait, sink);
+        match &spec.tasks[self.epics[id].task_of(i) as usize].work {
+            Work::Wait(wait) => return self.hold(id, i, wait, sink),
+            Work::Epic(_) => return self.nest(id, i),
+            Work::Run(_) | Work::Tool { .. } => {}
         }
         self.order += 1;
         let (order, since) = (self.order, self.now);
@@ -315,6 +314,7 @@ impl State {
                 self.timers.remove(&Timer { at: until, epic: id.clone(), i, kind: TimerKind::Backoff });
             }
             InstanceState::Waiting { .. } => self.let_off(id, i),
+            InstanceState::Nested(_) => self.unlink(id, i),
             InstanceState::Blocked | InstanceState::Open(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_) => {}
         }
     }
@@ -412,6 +412,7 @@ impl crate::epic::Epic {
                     | InstanceState::Open(_)
                     | InstanceState::Backoff { .. }
                     | InstanceState::Waiting { .. }
+                    | InstanceState::Nested(_)
                     | InstanceState::Unknown { .. } => {
                         progress.open += 1;
                         progress.running += 1;

@@ -137,7 +137,9 @@ impl State {
         let asks = || self.incidents.values().any(|incident| incident.attempt.epic == epic.id && incident.resolved.is_none());
         // A run after a change and an undo count among the open ones; that is said again because what is put away never comes back.
         let works = epic.open_tasks > 0 || epic.active > 0 || epic.pending > 0 || epic.unknown > 0 || epic.undoing.is_some() || epic.paused;
-        epic.is_ended() && !works && !asks()
+        // The epic around it may have to undo it, and shows it.
+        let is_part = epic.parent.as_ref().is_some_and(|parent| self.epics.contains_key(&parent.epic));
+        epic.is_ended() && !works && !is_part && !asks()
     }
 
     pub(crate) fn snapshot_recorded(&mut self, snapshot: &SnapshotRef) {

@@ -5,6 +5,7 @@
 //!
 //! Start at [`check`] (one state) and [`check_growth`] (two states, one after the other).
 
+mod children;
 mod fleet;
 mod graph;
 mod history;
@@ -58,6 +59,8 @@ pub fn check(state: &State) -> Result<(), Violation> {
         && due.ended.is_empty()
         && due.incidents.is_empty()
         && !due.fleet
+        && due.children.is_empty()
+        && due.children_ended.is_empty()
         && due.fresh.is_empty()
         && due.touched.is_empty();
     hold("kept", settled, || format!("an input left something undecided: {due:?}"))?;
@@ -71,6 +74,7 @@ pub fn check(state: &State) -> Result<(), Violation> {
         hold("S1", known, || format!("key {key:?} of {project} leads to {epic}, which is not there"))?;
     }
     history::check(state)?;
+    children::check(state)?;
     graph::check_questions(state)?;
     graph::check_timers(state)?;
     fleet::check(state)?;

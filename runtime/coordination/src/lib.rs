@@ -8,6 +8,7 @@
 
 mod backlog;
 mod changes;
+mod children;
 mod conditions;
 mod decide;
 mod epic;
@@ -36,7 +37,7 @@ mod waits;
 
 pub use backlog::Turn;
 pub use decide::Refusal;
-pub use epic::{Attempt, AttemptPhase, Epic, EpicStatus, Instance, InstanceEnd, InstanceState, TaskEnd, TaskProgress};
+pub use epic::{Attempt, AttemptPhase, Epic, EpicStatus, Instance, InstanceEnd, InstanceState, Nested, Parent, TaskEnd, TaskProgress};
 pub use fleet::{Agent, AgentState, Node};
 pub use history::{History, Retired, put_away};
 pub use locks::{Holder, Lock, ResourceKey, Waiter};

@@ -78,6 +78,7 @@ pub(crate) enum TimerKind {
     Timeout,
     Backoff,
     Wait,
+    Child,
 }
 
 /// A question for a person.
@@ -105,6 +106,10 @@ pub(crate) struct Due {
     pub stopping: VecDeque<(EpicId, u32)>,
     pub fail_fast: VecDeque<(EpicId, u32)>,
     pub ended: VecDeque<EpicId>,
+    /// Instances that are to open an epic.
+    pub children: VecDeque<(EpicId, u32)>,
+    /// Epics that have ended and that a task waits for.
+    pub children_ended: VecDeque<EpicId>,
     pub incidents: VecDeque<(AttemptRef, IncidentKind)>,
     /// The fleet changed, so that pins may be in vain.
     pub fleet: bool,
@@ -208,7 +213,8 @@ impl State {
                 self.instance_event(sink, EventType::TaskWaiting, (&epic, i), crate::sink::data! { "reason": reason.as_str() });
             }
         }
-        for id in due.touched {
+        let mut touched = due.touched;
+        while let Some(id) = touched.pop_first() {
             let Some(epic) = self.epics.get_mut(&id) else { continue };
             let waits = epic.needs_person();
             if waits == epic.waiting {
@@ -216,6 +222,12 @@ impl State {
             }
             epic.waiting = waits;
             let ended = epic.is_ended();
+            // Who waits for it waits for the same person.
+            if let Some((parent, _)) = self.opener(&id) {
+                let count = &mut self.epic_mut(&parent).nested_waiting;
+                *count = if waits { *count + 1 } else { *count - 1 };
+                touched.insert(parent);
+            }
             match (waits, ended) {
                 (true, _) => self.epic_event(sink, EventType::EpicWaiting, &id, crate::sink::data! { "reason": "person" }),
                 (false, false) => self.epic_event(sink, EventType::EpicResumed, &id, Map::new()),

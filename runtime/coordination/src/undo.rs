@@ -23,6 +23,8 @@ pub(crate) enum UndoEnd {
     Cancelled,
     /// A person said that it had failed, so nobody has to be told.
     SaidToHaveFailed,
+    /// Something in its epic could not be taken back, and somebody was told of that.
+    Told,
 }
 
 impl Epic {
@@ -45,8 +47,8 @@ impl State {
         let begun = u32::from(instance.attempt > 0 && !instance.undo);
         assert!(instance.state.is_ended(), "S4: the undo of instance {i} of {id} begins while a run of it is open");
         // What the run gave stays readable, for this undo and for those after it.
-        let InstanceRecord { outputs, artifacts, .. } = instance.record.take().map(|record| *record).unwrap_or_default();
-        let record = Some(Box::new(InstanceRecord { outputs, artifacts, ..InstanceRecord::default() }));
+        let InstanceRecord { outputs, artifacts, child, .. } = instance.record.take().map(|record| *record).unwrap_or_default();
+        let record = Some(Box::new(InstanceRecord { outputs, artifacts, child, ..InstanceRecord::default() }));
         *instance = Instance { run, undo: true, record, ..Instance::default() };
         let task = epic.task_of(i);
         epic.tasks[task as usize].begun -= begun;
@@ -74,7 +76,7 @@ impl State {
         };
         record.error = match end {
             UndoEnd::Undone => None,
-            UndoEnd::Failed => Some(format!("its undo failed: {why}")),
+            UndoEnd::Failed | UndoEnd::Told => Some(format!("its undo failed: {why}")),
             UndoEnd::Cancelled => Some("its undo failed: it was cancelled".to_owned()),
             UndoEnd::SaidToHaveFailed => Some("its undo failed: a person said so".to_owned()),
         };

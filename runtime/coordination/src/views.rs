@@ -10,11 +10,11 @@ use amphi_protocol::ids::{AttemptRef, EpicId, Timestamp};
 use amphi_protocol::journal::{Duty, EpicEnd};
 use amphi_protocol::view::{
     AgentList, AgentView, DrainView, DrainWait, EpicView, HolderView, IncidentList, IncidentView, LockList, LockView, NodeList, NodeView,
-    TaskList, TaskView, WaiterView,
+    ParentView, TaskList, TaskView, WaiterView,
 };
 
 use crate::backlog::Turn;
-use crate::epic::{AttemptPhase, Epic, EpicStatus, InstanceEnd, InstanceState};
+use crate::epic::{AttemptPhase, Epic, EpicStatus, InstanceEnd, InstanceState, Parent};
 use crate::fleet::AgentState;
 use crate::graph::WaitReason;
 use crate::locks::{Holder, ResourceKey};
@@ -257,6 +257,7 @@ impl State {
             priority: epic.spec.priority,
             state: epic_state(epic).to_owned(),
             undoing: epic.undo_wanted && !epic.is_ended(),
+            parent: epic.parent.as_ref().map(|parent| self.parent_view(parent)),
             inputs: epic.spec.inputs.clone(),
             submitted_by: epic.submitted_by.clone(),
             submitted_at: epic.submitted_at.to_rfc3339(),
@@ -265,6 +266,20 @@ impl State {
             tasks: None,
             next: None,
         }
+    }
+
+    fn parent_view(&self, parent: &Parent) -> ParentView {
+        // The epic around it may have been put away before it.
+        let task = self.epics.get(&parent.epic).map(|epic| epic.key(parent.i)).unwrap_or_default();
+        ParentView { epic: parent.epic.to_string(), task, run: parent.run }
+    }
+
+    /// How much of an open child has ended.
+    fn child_percent(&self, state: &InstanceState) -> Option<u8> {
+        let InstanceState::Nested(nested) = state else { return None };
+        let child = self.epics.get(nested.child.as_ref()?)?;
+        let ended = child.instances.iter().filter(|instance| instance.state.is_ended()).count();
+        u8::try_from(ended * 100 / child.instances.len().max(1)).ok()
     }
 
     fn task_state(&self, epic: &Epic, i: u32) -> &'static str {
@@ -276,7 +291,7 @@ impl State {
             },
             InstanceState::Open(attempt) if attempt.phase == AttemptPhase::Started => "running",
             InstanceState::Open(_) => "assigned",
-            InstanceState::Waiting { .. } => "waiting",
+            InstanceState::Waiting { .. } | InstanceState::Nested(_) => "waiting",
             InstanceState::Backoff { .. } => "retrying",
             InstanceState::Unknown { .. } => "unknown",
             InstanceState::Ended(InstanceEnd::Succeeded) => "succeeded",
@@ -296,6 +311,7 @@ impl State {
             InstanceState::Blocked => Some(if epic.tasks[epic.task_of(i) as usize].released { "capacity" } else { "needs" }),
             InstanceState::Ready { .. } => self.reason_of(&epic.id, i).map(WaitReason::as_str),
             InstanceState::Waiting { .. } => Some("event"),
+            InstanceState::Nested(_) => Some("epic"),
             InstanceState::Backoff { .. } => Some("backoff"),
             InstanceState::Unknown { .. } => Some("person"),
             InstanceState::Open(_) | InstanceState::Ended(_) => None,
@@ -303,6 +319,7 @@ impl State {
         let started_at = match &instance.state {
             InstanceState::Open(open) => open.started_at,
             InstanceState::Waiting { since, .. } => Some(*since),
+            InstanceState::Nested(nested) => Some(nested.since),
             _ => record.and_then(|record| record.started_at),
         };
         let needs = epic.plan.tasks[epic.task_of(i) as usize].needs.iter();
@@ -325,7 +342,8 @@ impl State {
             exit_code: record.filter(|_| open.is_none()).and_then(|record| record.exit_code),
             error: record.filter(|_| open.is_none()).and_then(|record| record.error.clone()),
             pid: open.and_then(|open| open.pid),
-            percent: open.and_then(|open| open.percent),
+            percent: open.and_then(|open| open.percent).or_else(|| self.child_percent(&instance.state)),
+            child: record.and_then(|record| record.child.as_ref().map(ToString::to_string)),
             phase: task.phase.map(|phase| epic.spec.phases[phase as usize].to_string()),
             priority: task.priority,
             pinned_to: instance.pin.as_ref().map(|pin| pin.agent.to_string()),

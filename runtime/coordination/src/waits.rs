@@ -46,7 +46,7 @@ impl Deciding<'_> {
         let run = known.instances[i as usize].run;
         let end = match known.spec_of(i).work {
             Work::Wait(WaitFor::Event { .. }) => WaitEnd::TimedOut,
-            Work::Wait(WaitFor::Duration { .. }) | Work::Run(_) | Work::Tool { .. } => WaitEnd::Elapsed,
+            Work::Wait(WaitFor::Duration { .. }) | Work::Run(_) | Work::Tool { .. } | Work::Epic(_) => WaitEnd::Elapsed,
         };
         self.put(Decision::WaitEnded { epic, i, run, end });
     }

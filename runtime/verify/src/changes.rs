@@ -86,7 +86,7 @@ impl Checker {
         let epic = &self.epics[key.0];
         let wait = match &epic.spec.tasks[task].work {
             Work::Wait(wait) => Some(wait),
-            Work::Run(_) | Work::Tool { .. } => None,
+            Work::Run(_) | Work::Tool { .. } | Work::Epic(_) => None,
         };
         let (fits, how) = match (end, wait) {
             (WaitEnd::Elapsed, Some(WaitFor::Duration { .. })) => (true, How::Succeeded),

@@ -112,6 +112,8 @@ pub struct Checker {
     pub(crate) untold: Vec<InstanceKey>,
     /// What is pinned, by agent; some of it may have been used up since.
     pub(crate) pins: BTreeMap<AgentId, BTreeSet<InstanceKey>>,
+    /// Epics that ended in this commit and that a task opened.
+    pub(crate) heirs: Vec<usize>,
     chain: Chain,
     /// History before the first record is over.
     cut: bool,
@@ -247,6 +249,7 @@ impl Checker {
             self.findings.check(Law::L2, &[&epic.id], !waits || asked);
         }
         self.judge_pins();
+        self.judge_heirs();
         for (position, _) in std::mem::take(&mut self.untold) {
             self.findings.check(Law::L2, &[&self.epics[position].id], false);
         }

@@ -67,6 +67,22 @@ impl Checker {
                 let (run, signalled) = (*run, matches!(input, Input::Signal { .. }));
                 self.on_instance(epic, *i, |checker, key| checker.end_wait(key, run, end, signalled))?;
             }
+            Decision::ChildStarted { epic, i, run, child } => {
+                let mut key = None;
+                self.on_instance(epic, *i, |_, found| key = Some(found))?;
+                if let Some(key) = key {
+                    self.start_child(key, *run, child)?;
+                }
+            }
+            Decision::ChildCancelling { epic, i, run, cause } => {
+                self.on_instance(epic, *i, |checker, key| checker.cancel_child(key, *run, *cause))?;
+            }
+            Decision::ChildUndoing { epic, i, run, child } => {
+                self.on_instance(epic, *i, |checker, key| checker.undo_child(key, *run, child))?;
+            }
+            Decision::ChildEnded { epic, i, run, child, end } => {
+                self.on_instance(epic, *i, |checker, key| checker.end_child(key, *run, child, end))?;
+            }
             Decision::BackoffEnded { epic, i } => self.on_instance(epic, *i, Self::end_backoff)?,
             Decision::InstancesCancelled { epic, instances, .. } => {
                 for i in instances {
@@ -168,6 +184,9 @@ impl Checker {
             self.findings.check(Law::L2, &[&epic.id], false);
         }
         (epic.ended, epic.paused) = (Some(state), false);
+        if epic.opener.is_some() {
+            self.heirs.push(position);
+        }
     }
 
     /// S6: a condition is decided when everything before has ended, and `failure()` runs only if something failed.
@@ -309,7 +328,7 @@ impl Checker {
                 let unsure = epic.unsure;
                 self.findings.check(Law::S5, &[&epic.id], unsure);
             }
-            Stage::Idle | Stage::Open(_) | Stage::Unknown => {}
+            Stage::Idle | Stage::Open(_) | Stage::Nested(_) | Stage::Unknown => {}
         }
     }
 
@@ -322,6 +341,11 @@ impl Checker {
             Stage::Ended(How::Cancelled) => {}
             Stage::Ended(_) => {
                 self.findings.check(Law::S5, &[&epic.id], false);
+            }
+            // The epic that it opened would go on without it.
+            Stage::Nested(_) => {
+                self.findings.check(Law::L2, &[&epic.id], false);
+                self.settle(key, How::Cancelled);
             }
             // Its run ends here, but what it holds does not come back with this commit.
             Stage::Open(open) => {
@@ -352,10 +376,12 @@ impl Checker {
         let is_ended = |i: &u32| match epic.instances[*i as usize].stage {
             Stage::Ended(_) => true,
             Stage::Idle | Stage::Backoff => epic.unsure,
-            Stage::Open(_) | Stage::Unknown => false,
+            Stage::Open(_) | Stage::Nested(_) | Stage::Unknown => false,
         };
         let (ended, others): (Vec<u32>, Vec<u32>) = instances.iter().copied().partition(is_ended);
-        self.findings.check(Law::S5, &[id], others.is_empty() || epic.unsure);
+        let by_right = others.is_empty() || epic.unsure;
+        self.findings.check(Law::S5, &[id], by_right);
+        self.judge_reopened(position);
         self.withdraw(position, &ended);
         let ready = self.epics[position].reopen(&ended);
         self.join_queues(position, &ready);
@@ -437,14 +463,14 @@ impl Checker {
     pub(crate) fn open(&self, position: usize, i: u32) -> Option<&Open> {
         match &self.epics[position].instances[i as usize].stage {
             Stage::Open(open) => Some(open),
-            Stage::Idle | Stage::Backoff | Stage::Unknown | Stage::Ended(_) => None,
+            Stage::Idle | Stage::Backoff | Stage::Nested(_) | Stage::Unknown | Stage::Ended(_) => None,
         }
     }
 
     fn open_mut(&mut self, (position, i): InstanceKey) -> Option<&mut Open> {
         match &mut self.epics[position].instances[i as usize].stage {
             Stage::Open(open) => Some(open),
-            Stage::Idle | Stage::Backoff | Stage::Unknown | Stage::Ended(_) => None,
+            Stage::Idle | Stage::Backoff | Stage::Nested(_) | Stage::Unknown | Stage::Ended(_) => None,
         }
     }
 

@@ -12,6 +12,7 @@
 mod chain;
 mod changes;
 mod checker;
+mod children;
 mod cluster;
 mod decisions;
 mod export;

@@ -6,10 +6,11 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use amphi_protocol::document::{Condition, EpicSpec, LockMode, Plan, TaskSpec};
+use amphi_protocol::document::{Condition, EpicSpec, LockMode, Plan, TaskSpec, Work};
 use amphi_protocol::ids::{AgentId, EpicId, Incarnation, NodeId, Token};
-use amphi_protocol::journal::EpicEnd;
+use amphi_protocol::journal::{CancelCause, EpicEnd};
 
+use crate::children::Opener;
 use crate::spec::{LockKey, lock_set};
 
 /// How a run ended.
@@ -32,10 +33,19 @@ pub(crate) enum Stage {
     Backoff,
     /// An attempt is with an agent.
     Open(Box<Open>),
+    /// The epic that it opened is open.
+    Nested(Nested),
     /// A person has to say how it ended.
     Unknown,
     /// The run is over.
     Ended(How),
+}
+
+/// An epic that an instance opened.
+#[derive(Debug)]
+pub(crate) struct Nested {
+    pub child: EpicId,
+    pub cancelling: Option<CancelCause>,
 }
 
 /// An attempt that is with an agent.
@@ -141,6 +151,10 @@ pub(crate) struct EpicModel {
     pub cancelling: bool,
     pub paused: bool,
     pub ended: Option<EpicEnd>,
+    /// The run that opened it, if one did.
+    pub opener: Option<Opener>,
+    /// For each task whether it can be taken back.
+    undoable: Vec<bool>,
     /// What succeeded and is to be taken back before the epic ends, in the order in which it ended.
     pub completed: Vec<u32>,
     pub undo_wanted: bool,
@@ -150,6 +164,14 @@ pub(crate) struct EpicModel {
     pub all_over: bool,
     /// The interface leaves open how this epic goes on, so that nothing may be concluded from what does not happen.
     pub unsure: bool,
+}
+
+/// A task that is an epic can be taken back if something in it, however deep, can.
+fn can_undo(task: &TaskSpec) -> bool {
+    match &task.work {
+        Work::Epic(epic) => epic.specs.iter().any(|spec| spec.tasks.iter().any(can_undo)),
+        Work::Run(_) | Work::Tool { .. } | Work::Wait(_) => task.undo.is_some(),
+    }
 }
 
 impl EpicModel {
@@ -172,6 +194,8 @@ impl EpicModel {
         let mut epic = Self {
             instances: plan.instances.iter().map(instance).collect(),
             tasks: vec![TaskModel::default(); plan.tasks.len()],
+            undoable: spec.tasks.iter().map(can_undo).collect(),
+            opener: None,
             phases: vec![PhaseModel::default(); plan.phase_sizes.len()],
             id,
             spec,
@@ -199,6 +223,11 @@ impl EpicModel {
     /// The position of an instance's task.
     pub fn position_of(&self, i: u32) -> usize {
         self.plan.instances[i as usize].task as usize
+    }
+
+    /// True if the task can be taken back.
+    pub fn can_undo(&self, task: usize) -> bool {
+        self.undoable[task]
     }
 
     /// The instances of a task.
@@ -288,7 +317,7 @@ impl EpicModel {
                 shift.withdrawn.push((i, since));
             }
             let task = self.position_of(i);
-            if how == How::Succeeded && self.spec.tasks[task].undo.is_some() {
+            if how == How::Succeeded && self.undoable[task] {
                 self.completed.push(i);
             }
             self.count_end(task, how);
@@ -441,7 +470,7 @@ impl EpicModel {
             .zip(&self.instances)
             .filter_map(|(i, instance)| match instance.stage {
                 Stage::Ended(how) => Some((i, how)),
-                Stage::Idle | Stage::Backoff | Stage::Open(_) | Stage::Unknown => None,
+                Stage::Idle | Stage::Backoff | Stage::Open(_) | Stage::Nested(_) | Stage::Unknown => None,
             })
             .collect();
         for (i, how) in ended {
@@ -464,7 +493,7 @@ impl EpicModel {
     pub fn has_unfinished(&self) -> bool {
         let unfinished = |i: u32| match self.instances[i as usize].stage {
             Stage::Ended(_) => false,
-            Stage::Open(_) => true,
+            Stage::Open(_) | Stage::Nested(_) => true,
             Stage::Unknown => !self.cancelling || self.instances[i as usize].undo,
             Stage::Idle | Stage::Backoff if self.instances[i as usize].undo => true,
             Stage::Idle | Stage::Backoff => {

@@ -23,7 +23,7 @@ impl Checker {
         let id = epic.id.clone();
         let instance = &epic.instances[i as usize];
         let succeeded = matches!(instance.stage, Stage::Ended(How::Succeeded)) && !instance.undo;
-        let has_one = epic.spec.tasks[epic.position_of(i)].undo.is_some();
+        let has_one = epic.can_undo(epic.position_of(i));
         if !self.findings.check(Law::S5, &[&id], succeeded && has_one && instance.run.checked_add(1) == Some(run)) {
             return;
         }

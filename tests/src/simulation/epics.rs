@@ -1,9 +1,11 @@
 //! Random epics: every feature of the graph, small enough that hundreds of steps bring them to their end.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use amphi_protocol::document::{
-    Condition, EpicSpec, LockSpec, MatrixAxis, OnFailure, ResourceSpec, RetryCause, RetryPolicy, TaskSpec, WaitFor, Work, Workspace,
+    Condition, EpicSpec, LockSpec, MatrixAxis, OnFailure, ResourceSpec, RetryCause, RetryPolicy, SubEpic, TaskSpec, WaitFor, Work,
+    Workspace,
 };
 use amphi_protocol::ids::{EpicName, PhaseName, ProjectId, Resource, RoleName, TaskName};
 use serde_json::json;
@@ -17,21 +19,27 @@ const TASKS_MAX: u64 = 7;
 
 /// A valid epic.
 pub fn epic(rng: &mut Rng) -> EpicSpec {
-    let count = rng.between(1, TASKS_MAX) as u32;
+    let project = ProjectId::parse(if rng.chance(80) { "one" } else { "two" }).expect("the project is valid");
+    at_level(rng, &project, 0)
+}
+
+fn at_level(rng: &mut Rng, project: &ProjectId, level: u32) -> EpicSpec {
+    let count = rng.between(1, TASKS_MAX >> level) as u32;
     let phases = if rng.chance(40) { rng.between(1, u64::from(count.min(3))) as u32 } else { 0 };
     let mut tasks: Vec<TaskSpec> = Vec::new();
     for position in 0..count {
         // The first tasks see to it that no phase is empty.
         let phase = (phases > 0).then(|| if position < phases { position } else { rng.below(u64::from(phases)) as u32 });
         let earlier: Vec<u32> = (0..position).filter(|other| tasks[*other as usize].phase <= phase).collect();
-        tasks.push(task(rng, position, phase, &earlier));
+        let work = work(rng, project, level);
+        tasks.push(task(rng, position, work, (phase, &earlier)));
     }
     let folder = if rng.chance(50) { "/w/a" } else { "/w/b" };
     let priority = rng.below(5) as u8;
     EpicSpec {
         name: EpicName::parse("sim").expect("the name is valid"),
         title: None,
-        project: ProjectId::parse(if rng.chance(80) { "one" } else { "two" }).expect("the project is valid"),
+        project: project.clone(),
         priority,
         inputs: BTreeMap::new(),
         workspace: match rng.below(10) {
@@ -73,7 +81,7 @@ fn expression(rng: &mut Rng, needs: Option<&[u32]>) -> Condition {
     Condition::Expression { text, after_failure }
 }
 
-fn task(rng: &mut Rng, position: u32, phase: Option<u32>, earlier: &[u32]) -> TaskSpec {
+fn task(rng: &mut Rng, position: u32, work: Work, (phase, earlier): (Option<u32>, &[u32])) -> TaskSpec {
     let needs = match earlier {
         [] if phase.is_none() => Some(Vec::new()),
         _ if phase.is_some() && rng.chance(60) => None,
@@ -85,7 +93,6 @@ fn task(rng: &mut Rng, position: u32, phase: Option<u32>, earlier: &[u32]) -> Ta
         2 => expression(rng, needs.as_deref()),
         _ => Condition::Success,
     };
-    let work = work(rng);
     let held = !work.needs_agent();
     let matrix = if rng.chance(30) { matrix(rng) } else { Vec::new() };
     let wide = !matrix.is_empty();
@@ -138,9 +145,14 @@ fn undo(rng: &mut Rng, task: &TaskSpec) -> TaskSpec {
     }
 }
 
-/// Mostly something for an agent, now and then a wait.
-fn work(rng: &mut Rng) -> Work {
+/// Mostly something for an agent, now and then a wait or an epic.
+fn work(rng: &mut Rng, project: &ProjectId, level: u32) -> Work {
     match rng.below(20) {
+        2..4 if level < 2 => {
+            let spec = at_level(rng, project, level + 1);
+            let undo = spec.tasks.iter().any(|task| task.undo.is_some() || matches!(&task.work, Work::Epic(epic) if epic.undo));
+            Work::Epic(SubEpic { specs: vec![Arc::new(spec)], undo })
+        }
         0 => Work::Wait(WaitFor::Duration { ms: rng.between(1, 900) }),
         1 => Work::Wait(WaitFor::Event { subject: (*rng.pick(&["go.*", "go.a", "go.>", "never.b"])).to_owned() }),
         _ => Work::Tool { tool: "noop".to_owned(), with: json!({}) },

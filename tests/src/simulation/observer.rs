@@ -73,6 +73,14 @@ impl Observer {
                 let again = self.epics.insert(epic.clone(), (spec, plan)).is_some();
                 self.hold("S13", !again, || format!("{epic} was accepted twice"));
             }
+            Decision::ChildStarted { epic, i, child, .. } => {
+                let spec = self.epics.get(epic).and_then(|(spec, plan)| plan.child(spec, *i).cloned());
+                self.hold("S6", spec.is_some(), || format!("{epic} instance {i} opens {child} and is no epic"));
+                let Some(spec) = spec else { return };
+                let plan = Plan::expand(&spec);
+                let again = self.epics.insert(child.clone(), (spec, plan)).is_some();
+                self.hold("S13", !again, || format!("{child} was opened twice"));
+            }
             Decision::UndoStarted { epic, i, run } => {
                 let again = !self.undos.insert((epic.clone(), *i, *run));
                 self.hold("S5", !again, || format!("{epic} instance {i} is undone twice in run {run}"));

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use amphi_coordination::{AttemptPhase, EpicStatus, InstanceEnd, InstanceState, Refusal};
 use amphi_protocol::journal::{
-    AgentLife, AttemptNews, CancelCause, Decision, EpicEnd, Hold, IncidentKind, Input, Next, Outcome, Post, Resolution, Upkeep, WaitEnd,
+    AgentLife, AttemptNews, CancelCause, ChildEnd, Decision, EpicEnd, Hold, IncidentKind, Input, Next, Outcome, Post, Resolution, Upkeep,
+    WaitEnd,
 };
 use amphi_protocol::message::MessageType;
 
@@ -57,6 +58,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "cancelling",
             "backoff",
             "waiting",
+            "nested",
             "unknown",
             "succeeded",
             "failed",
@@ -68,10 +70,24 @@ const NAMES: &[(&str, &[&str])] = &[
     ),
     (
         "undo",
-        &["of_failure", "of_cancel", "ready", "assigned", "claimed", "started", "cancelling", "backoff", "unknown", "undone", "failed"],
+        &[
+            "of_failure",
+            "of_cancel",
+            "nested",
+            "ready",
+            "assigned",
+            "claimed",
+            "started",
+            "cancelling",
+            "backoff",
+            "unknown",
+            "undone",
+            "failed",
+        ],
     ),
     ("outcome", &["succeeded", "exit", "output", "resource", "cancelled", "agent_lost", "not_started"]),
     ("next", &["succeeded", "failed", "cancelled", "retry", "unknown"]),
+    ("child", &["succeeded", "failed", "cancelled", "request", "timeout", "fail_fast"]),
     ("cancel", &["request", "timeout", "stuck", "lease", "fail_fast", "drain"]),
     (
         "input",
@@ -129,6 +145,10 @@ const NAMES: &[(&str, &[&str])] = &[
             "condition_true",
             "condition_false",
             "condition_error",
+            "child_started",
+            "child_cancelling",
+            "child_undoing",
+            "child_ended",
             "wait_elapsed",
             "wait_signalled",
             "wait_timed_out",
@@ -317,6 +337,23 @@ impl Tally {
             Decision::WaitEnded { end: WaitEnd::Elapsed, .. } => "wait_elapsed",
             Decision::WaitEnded { end: WaitEnd::Signalled { .. }, .. } => "wait_signalled",
             Decision::WaitEnded { end: WaitEnd::TimedOut, .. } => "wait_timed_out",
+            Decision::ChildStarted { .. } => "child_started",
+            Decision::ChildCancelling { cause, .. } => {
+                self.add("child", cancel_word(*cause));
+                "child_cancelling"
+            }
+            Decision::ChildUndoing { .. } => "child_undoing",
+            Decision::ChildEnded { end, .. } => {
+                self.add(
+                    "child",
+                    match end {
+                        ChildEnd::Succeeded => "succeeded",
+                        ChildEnd::Failed { .. } => "failed",
+                        ChildEnd::Cancelled => "cancelled",
+                    },
+                );
+                "child_ended"
+            }
             Decision::ConditionDecided { error: Some(_), .. } => "condition_error",
             Decision::ResourceChanged { .. } => "resource_changed",
             Decision::RunsOpened { .. } => "runs_opened",
@@ -361,15 +398,7 @@ impl Tally {
     }
 
     fn cancel(&mut self, cause: CancelCause) {
-        let name = match cause {
-            CancelCause::Request => "request",
-            CancelCause::Timeout => "timeout",
-            CancelCause::Stuck => "stuck",
-            CancelCause::Lease => "lease",
-            CancelCause::FailFast => "fail_fast",
-            CancelCause::Drain => "drain",
-        };
-        self.add("cancel", name);
+        self.add("cancel", cancel_word(cause));
     }
 
     fn end(&mut self, outcome: Outcome, next: Next) {
@@ -453,6 +482,17 @@ impl Tally {
     }
 }
 
+fn cancel_word(cause: CancelCause) -> &'static str {
+    match cause {
+        CancelCause::Request => "request",
+        CancelCause::Timeout => "timeout",
+        CancelCause::Stuck => "stuck",
+        CancelCause::Lease => "lease",
+        CancelCause::FailFast => "fail_fast",
+        CancelCause::Drain => "drain",
+    }
+}
+
 fn instance_name(state: &InstanceState) -> &'static str {
     match state {
         InstanceState::Blocked => "blocked",
@@ -465,6 +505,7 @@ fn instance_name(state: &InstanceState) -> &'static str {
         },
         InstanceState::Backoff { .. } => "backoff",
         InstanceState::Waiting { .. } => "waiting",
+        InstanceState::Nested(_) => "nested",
         InstanceState::Unknown { .. } => "unknown",
         InstanceState::Ended(InstanceEnd::Succeeded) => "succeeded",
         InstanceState::Ended(InstanceEnd::Failed) => "failed",

@@ -103,7 +103,7 @@ impl Engine for ToolEngine {
 fn must_finish(work: &Work) -> bool {
     match work {
         Work::Tool { tool, .. } => find(tool).is_some_and(super::Tool::must_finish),
-        Work::Run(_) | Work::Wait(_) => false,
+        Work::Run(_) | Work::Wait(_) | Work::Epic(_) => false,
     }
 }
 
@@ -196,7 +196,7 @@ impl Engine for Engines {
         match &job.job.work {
             Work::Run(_) => self.processes.run(job, news, cancel),
             // A wait never leaves the Manager; the tools refuse what is none of theirs.
-            Work::Tool { .. } | Work::Wait(_) => self.tools.run(job, news, cancel),
+            Work::Tool { .. } | Work::Wait(_) | Work::Epic(_) => self.tools.run(job, news, cancel),
         }
     }
 }

@@ -33,7 +33,7 @@ impl Deciding<'_> {
             Input::ResumeEpic { epic, by } => self.resume_epic(epic, by),
             Input::RetryEpic { epic, from, by } => self.retry_epic(epic, from, by),
             Input::SkipTask { epic, instances, by } => self.skip_instances(epic, instances, by),
-            Input::CancelTask { epic, instances, .. } => self.cancel_task(epic, instances),
+            Input::CancelTask { epic, instances, by } => self.cancel_task(epic, instances, by),
             Input::AssignTask { epic, instances, agent, by } => self.assign_task(epic, instances, agent, by),
             Input::RetryTask { epic, instances, by } => self.retry_task(epic, instances, by),
             Input::ResolveIncident { incident, resolution, by } => self.resolve(incident, *resolution, by),
@@ -100,24 +100,61 @@ impl Deciding<'_> {
             }
             EpicStatus::Ended(_) => return Err(conflict(format!("epic {id} has ended"))),
         }
-        let instances = 0..epic.instances.len() as u32;
-        let (mut open, mut unknown) = (Vec::new(), Vec::new());
-        for i in instances {
-            match &epic.instances[i as usize].state {
-                InstanceState::Open(attempt) if attempt.cancelling != Some(CancelCause::Request) => open.push(epic.attempt_ref(i)),
-                InstanceState::Unknown { incident } => unknown.push(incident.clone()),
-                _ => {}
+        self.cancel_whole(id, by, undo);
+        Ok(())
+    }
+
+    /// Ends an epic, if it is not being ended already, and all that it has opened.
+    pub(crate) fn cancel_whole(&mut self, id: &EpicId, by: &str, undo: bool) {
+        let mut left = vec![id.clone()];
+        while let Some(id) = left.pop() {
+            let epic = &self.state.epics[&id];
+            let more = match epic.status {
+                EpicStatus::Running => true,
+                EpicStatus::Cancelling => undo && !epic.undo_wanted,
+                EpicStatus::Ended(_) => false,
+            };
+            if !more || epic.undoing.is_some() {
+                continue;
+            }
+            let (mut open, mut unknown, mut nested) = (Vec::new(), Vec::new(), Vec::new());
+            for (i, instance) in (0u32..).zip(&epic.instances) {
+                match &instance.state {
+                    InstanceState::Open(attempt) if attempt.cancelling != Some(CancelCause::Request) => open.push(epic.attempt_ref(i)),
+                    InstanceState::Unknown { incident } => unknown.push(incident.clone()),
+                    InstanceState::Nested(child) => {
+                        nested.extend(child.child.clone().map(|epic| (i, instance.run, epic, child.cancelling)))
+                    }
+                    _ => {}
+                }
+            }
+            self.put(Decision::EpicCancelling { epic: id.clone(), by: by.to_owned(), undo });
+            for attempt in open {
+                self.put(Decision::AttemptCancelling { attempt, cause: CancelCause::Request });
+            }
+            // Nobody needs to know any more; the run is on record as failed, not as never started.
+            for incident in unknown {
+                self.put(Decision::IncidentResolved { incident, resolution: Resolution::Failed, by: by.to_owned() });
+            }
+            for (i, run, child, cancelling) in nested {
+                if cancelling != Some(CancelCause::Request) {
+                    self.put(Decision::ChildCancelling { epic: id.clone(), i, run, cause: CancelCause::Request });
+                }
+                left.push(child);
             }
         }
-        self.put(Decision::EpicCancelling { epic: id.clone(), by: by.to_owned(), undo });
-        for attempt in open {
-            self.put(Decision::AttemptCancelling { attempt, cause: CancelCause::Request });
+    }
+
+    /// An epic and all that it has opened, the outermost first.
+    fn with_children(&self, id: &EpicId) -> Vec<EpicId> {
+        let mut all = vec![id.clone()];
+        let mut next = 0;
+        while let Some(id) = all.get(next) {
+            let children = self.state.epics[id].open_children();
+            all.extend(children.into_iter().map(|(_, child)| child));
+            next += 1;
         }
-        // Nobody needs to know any more; the run is on record as failed, not as never started.
-        for incident in unknown {
-            self.put(Decision::IncidentResolved { incident, resolution: Resolution::Failed, by: by.to_owned() });
-        }
-        Ok(())
+        all
     }
 
     fn pause_epic(&mut self, id: &EpicId, by: &str) -> Result<(), Refusal> {
@@ -128,7 +165,12 @@ impl Deciding<'_> {
             EpicStatus::Cancelling => return Err(conflict(format!("epic {id} is being cancelled"))),
             EpicStatus::Ended(_) => return Err(conflict(format!("epic {id} has ended"))),
         }
-        self.put(Decision::EpicPaused { epic: id.clone(), by: by.to_owned() });
+        for epic in self.with_children(id) {
+            let known = &self.state.epics[&epic];
+            if known.status == EpicStatus::Running && !known.paused {
+                self.put(Decision::EpicPaused { epic, by: by.to_owned() });
+            }
+        }
         Ok(())
     }
 
@@ -141,24 +183,39 @@ impl Deciding<'_> {
         if !epic.paused {
             return Err(conflict(format!("epic {id} is not paused")));
         }
-        self.put(Decision::EpicResumed { epic: id.clone(), by: by.to_owned() });
+        for epic in self.with_children(id) {
+            if self.state.epics[&epic].paused {
+                self.put(Decision::EpicResumed { epic, by: by.to_owned() });
+            }
+        }
         Ok(())
     }
 
-    fn cancel_task(&mut self, id: &EpicId, instances: &[u32]) -> Result<(), Refusal> {
+    fn cancel_task(&mut self, id: &EpicId, instances: &[u32], by: &str) -> Result<(), Refusal> {
         let epic = self.state.known(id)?;
-        let (mut open, mut pending) = (Vec::new(), Vec::new());
+        let (mut open, mut pending, mut nested) = (Vec::new(), Vec::new(), Vec::new());
         for &i in instances {
-            match epic.instances.get(i as usize).map(|instance| &instance.state) {
-                Some(InstanceState::Open(attempt)) if attempt.cancelling != Some(CancelCause::Request) => open.push(epic.attempt_ref(i)),
-                Some(
-                    InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } | InstanceState::Waiting { .. },
-                ) => pending.push(i),
-                Some(InstanceState::Open(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_)) => {}
-                None => return Err(Refusal::Error(ApiError::new(ErrorCode::TaskNotFound, format!("epic {id} has no such task")))),
+            let Some(instance) = epic.instances.get(i as usize) else {
+                return Err(Refusal::Error(ApiError::new(ErrorCode::TaskNotFound, format!("epic {id} has no such task"))));
+            };
+            match &instance.state {
+                InstanceState::Open(attempt) if attempt.cancelling != Some(CancelCause::Request) => open.push(epic.attempt_ref(i)),
+                InstanceState::Nested(child) if instance.undo => {
+                    let hint = child
+                        .child
+                        .as_ref()
+                        .map_or_else(String::new, |child| format!("cancel the undo that hangs: `amphi epic show {child}`"));
+                    return Err(Refusal::error(ErrorCode::StateConflict, format!("the epic of {} is being undone", epic.key(i)), hint));
+                }
+                InstanceState::Nested(child) if child.child.is_some() && child.cancelling != Some(CancelCause::Request) => nested.push(i),
+                state if state.is_pending() => pending.push(i),
+                _ => {}
             }
         }
-        if open.is_empty() && pending.is_empty() {
+        for i in &nested {
+            self.end_child(id, *i, CancelCause::Request, by);
+        }
+        if open.is_empty() && pending.is_empty() && nested.is_empty() {
             return Err(conflict("the task has ended, or is being cancelled already"));
         }
         for attempt in open {
@@ -311,6 +368,7 @@ impl Deciding<'_> {
                     self.put(Decision::AttemptCancelling { attempt, cause: CancelCause::Timeout });
                 }
                 TimerKind::Wait => self.wait_is_over(timer.epic, timer.i),
+                TimerKind::Child => self.child_is_late(&timer.epic, timer.i),
                 TimerKind::Backoff => self.put(Decision::BackoffEnded { epic: timer.epic, i: timer.i }),
             }
         }

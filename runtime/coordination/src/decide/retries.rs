@@ -63,7 +63,7 @@ impl Deciding<'_> {
                 InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } | InstanceState::Waiting { .. } => {
                     waiting.push(i);
                 }
-                InstanceState::Open(_) => {
+                InstanceState::Open(_) | InstanceState::Nested(_) => {
                     return refuse(format!("{} runs", epic.key(i)), "`amphi task cancel` ends it; then it can be skipped");
                 }
                 InstanceState::Unknown { .. } => {
@@ -128,6 +128,11 @@ fn may_reopen(epic: &Epic) -> Result<(), Refusal> {
         let hint = "retry it when it has ended; what was undone is run again then";
         return Err(Refusal::error(ErrorCode::StateConflict, format!("epic {} is being undone", epic.id), hint));
     }
+    if let (Some(parent), true) = (&epic.parent, epic.is_ended()) {
+        let message = format!("epic {} is the work of a task of {}, which has taken its end", epic.id, parent.epic);
+        let hint = format!("retry that task: `amphi task retry {}/TASK` opens a new one", parent.epic);
+        return Err(Refusal::error(ErrorCode::StateConflict, message, hint));
+    }
     if epic.status == EpicStatus::Cancelling {
         return Err(conflict(format!("epic {} is being cancelled", epic.id)));
     }
@@ -151,6 +156,7 @@ fn with_consequences(epic: &Epic, chosen: &[u32]) -> Vec<u32> {
             | InstanceState::Open(_)
             | InstanceState::Backoff { .. }
             | InstanceState::Waiting { .. }
+            | InstanceState::Nested(_)
             | InstanceState::Unknown { .. } => {}
         }
     }

@@ -44,6 +44,7 @@ impl Tally {
                 | InstanceState::Open(_)
                 | InstanceState::Backoff { .. }
                 | InstanceState::Waiting { .. }
+                | InstanceState::Nested(_)
                 | InstanceState::Unknown { .. } => {
                     tally.running += 1;
                 }
@@ -82,12 +83,13 @@ pub(super) fn check_epic(epic: &Epic) -> Result<(), Violation> {
         check_task(epic, task, tally, &ends, (&phase_open, &phase_bad))?;
     }
     for (i, instance) in (0u32..).zip(&epic.instances) {
-        if let InstanceState::Open(_) | InstanceState::Waiting { .. } = instance.state {
-            let waits = matches!(instance.state, InstanceState::Waiting { .. });
+        if let InstanceState::Open(_) | InstanceState::Waiting { .. } | InstanceState::Nested(_) = instance.state {
+            let waits = !matches!(instance.state, InstanceState::Open(_));
             hold("S14", waits != epic.spec_of(i).work.needs_agent(), || format!("{} is held by the wrong one", epic.attempt_ref(i)))?;
             hold("S4", instance.attempt > 0, || format!("{} is open without an attempt", epic.attempt_ref(i)))?;
         }
-        if let (InstanceState::Open(_) | InstanceState::Waiting { .. }, false) = (&instance.state, instance.undo) {
+        if let (InstanceState::Open(_) | InstanceState::Waiting { .. } | InstanceState::Nested(_), false) = (&instance.state, instance.undo)
+        {
             check_needs(epic, i, &ends)?;
         }
     }
@@ -102,10 +104,11 @@ fn check_counters(epic: &Epic, tallies: &[Tally], ends: &[Option<TaskEnd>]) -> R
         count(|state| matches!(state, InstanceState::Unknown { .. })),
         ends.iter().filter(|end| end.is_none()).count() as u32,
         count(|state| matches!(state, InstanceState::Waiting { .. })),
+        count(|state| matches!(state, InstanceState::Nested(_))),
     ];
-    let kept = [epic.active, epic.pending, epic.unknown, epic.open_tasks, epic.holding];
+    let kept = [epic.active, epic.pending, epic.unknown, epic.open_tasks, epic.holding, epic.nested];
     hold("kept", found == kept, || {
-        format!("{}: active, pending, unknown, open, holding are kept as {kept:?}, and are {found:?}", epic.id)
+        format!("{}: active, pending, unknown, open, holding, nested are kept as {kept:?}, and are {found:?}", epic.id)
     })?;
     hold("L2", epic.is_ended() == (epic.open_tasks == 0 && epic.undoing.is_none()), || {
         format!("{} has {} open tasks and is {:?}", epic.id, epic.open_tasks, epic.status)
@@ -233,6 +236,10 @@ pub(super) fn check_timers(state: &State) -> Result<(), Violation> {
             let (at, kind) = match &instance.state {
                 InstanceState::Waiting { until: Some(until), .. } => (*until, TimerKind::Wait),
                 InstanceState::Backoff { until } => (*until, TimerKind::Backoff),
+                InstanceState::Nested(nested) => match nested.until {
+                    Some(until) => (until, TimerKind::Child),
+                    None => continue,
+                },
                 InstanceState::Open(attempt) if attempt.cancelling.is_none() => match attempt.deadline {
                     Some(deadline) => (deadline, TimerKind::Timeout),
                     None => continue,

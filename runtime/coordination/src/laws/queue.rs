@@ -122,6 +122,7 @@ fn collect(state: &State) -> Result<(Vec<Request>, Expected), Violation> {
                 InstanceState::Blocked
                 | InstanceState::Backoff { .. }
                 | InstanceState::Waiting { .. }
+                | InstanceState::Nested(_)
                 | InstanceState::Unknown { .. }
                 | InstanceState::Ended(_) => {}
             }

@@ -70,6 +70,15 @@ impl State {
                 waits.push(plain("event", on));
                 None
             }
+            InstanceState::Nested(nested) => {
+                let child = nested.child.as_ref().and_then(|child| self.epics.get(child))?;
+                waits.push(plain("epic", child.id.to_string()));
+                let open = (0u32..).zip(&child.instances).filter(|(_, instance)| !instance.state.is_ended()).map(|(i, _)| i);
+                // What runs in it says more than what waits for that.
+                let (blocked, begun): (Vec<u32>, Vec<u32>) =
+                    open.partition(|i| matches!(child.instances[*i as usize].state, InstanceState::Blocked));
+                begun.first().or(blocked.first()).map(|i| (child, *i))
+            }
             InstanceState::Backoff { until } => {
                 waits.push(plain("backoff", until.to_rfc3339()));
                 None

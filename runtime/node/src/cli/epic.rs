@@ -215,13 +215,14 @@ fn epics_table(reply: &Value, style: Style) -> String {
                 Cell::new(text_of(epic, "priority")),
                 Cell::new(text_of(epic, "submitted_at")),
                 Cell::new(text_of(epic, "ended_at")),
+                Cell::new(parent_text(epic)),
             ]
         })
         .collect();
     if rows.is_empty() {
         "no epics\n".to_owned()
     } else {
-        table(&["EPIC", "STATE", "DONE", "PROJECT", "PRIORITY", "SUBMITTED", "ENDED"], &rows, style)
+        table(&["EPIC", "STATE", "DONE", "PROJECT", "PRIORITY", "SUBMITTED", "ENDED", "PART OF"], &rows, style)
     }
 }
 
@@ -235,6 +236,12 @@ pub fn done_text(epic: &Value) -> String {
         wanted.filter_map(|(_, count)| count.as_u64()).sum()
     };
     format!("{}/{}", sum(true), sum(false))
+}
+
+/// `EPIC/TASK` that a sub-epic is the work of.
+fn parent_text(epic: &Value) -> String {
+    let parent = &epic["parent"];
+    if parent.is_null() { "-".to_owned() } else { format!("{}/{}", text_of(parent, "epic"), text_of(parent, "task")) }
 }
 
 async fn show(global: &Global, screen: Screen, id: &EpicId) -> Result<u8, Failure> {
@@ -259,12 +266,25 @@ fn epic_text(epic: &Value, style: Style) -> String {
             ("inputs", inputs),
             ("submitted", format!("{} by {}", text_of(epic, "submitted_at"), text_of(epic, "submitted_by"))),
             ("ended", text_of(epic, "ended_at")),
+            ("part of", parent_text(epic)),
         ],
         style,
     );
     out.insert_str(0, &format!("{}\n", style.paint(paint, &format!("{glyph} {state}"))));
     out.push('\n');
     out.push_str(&task::tasks_table(items(epic, "tasks"), false, style));
+    for task in items(epic, "tasks").iter().filter(|task| task["child"].is_string()) {
+        let percent = task["percent"].as_u64().map(|percent| format!("  {percent} %")).unwrap_or_default();
+        out.push_str(&format!(
+            "\n{} {}  is epic {}{percent}",
+            style.paint(Paint::Mark, "└─"),
+            text_of(task, "task"),
+            text_of(task, "child")
+        ));
+    }
+    if out.ends_with(|c| c != '\n') {
+        out.push('\n');
+    }
     if epic["undoing"] == Value::Bool(true) {
         out.push_str(&format!(
             "\n{} it is undone before it ends: what succeeded and has an undo, the last first\n",

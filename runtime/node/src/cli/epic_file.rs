@@ -2,17 +2,19 @@
 //!
 //! The cluster compiles again what is submitted; what is found here is only found earlier and shown with the line it is about.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use amphi_protocol::api::{ApiError, ErrorCode, Problem};
-use amphi_protocol::document::{Catalog, CompileOptions, Compiled, compile};
+use amphi_protocol::document::{Catalog, CompileOptions, Compiled, Included, SUB_EPIC_LEVELS_MAX, beside, compile, named_files};
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::arguments::inputs;
-use super::failure::{Failure, exit, problem_text};
+use super::failure::{Failure, exit, problem_text, source_of};
 use super::screen::{Paint, Screen, talk};
 
 /// An epic file with values for its inputs.
@@ -38,6 +40,19 @@ pub struct Document {
     pub text: String,
     /// Folder from which relative paths in it start, absolute.
     pub base: PathBuf,
+    /// The files that it names as sub-epics, and those that these name.
+    pub files: Arc<BTreeMap<String, Included>>,
+}
+
+impl Document {
+    /// The texts that problems may be about, by file.
+    pub fn sources(&self) -> BTreeMap<String, String> {
+        let included = self.files.iter().filter_map(|(name, file)| match file {
+            Included::Text { text, .. } => Some((name.clone(), text.clone())),
+            Included::Unreadable { .. } => None,
+        });
+        included.chain([(self.name.clone(), self.text.clone())]).collect()
+    }
 }
 
 /// Reads a document, at most as many bytes as a document may have.
@@ -57,7 +72,63 @@ pub fn read(path: &Path) -> Result<Document, Failure> {
     let folder = path.parent().filter(|folder| path != Path::new("-") && !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let base = std::path::absolute(folder).map_err(|error| Failure::file("find", folder, &error))?;
     // `a/.` and `a` are the same folder; the shorter one is shown to people.
-    Ok(Document { name, text, base: base.components().collect() })
+    let root = (path != Path::new("-")).then_some(name.as_str());
+    let files = Arc::new(included(root, &text));
+    Ok(Document { name, text, base: base.components().collect(), files })
+}
+
+/// The files that a document names as sub-epics, and those that these name. What cannot be read is told where it is named.
+fn included(root: Option<&str>, text: &str) -> BTreeMap<String, Included> {
+    let mut files: BTreeMap<String, Included> = BTreeMap::new();
+    let mut room = super::catalog::limits().document_bytes.saturating_sub(text.len());
+    let mut level: Vec<(Option<String>, String)> = vec![(root.map(|root| beside(None, root)), text.to_owned())];
+    for _ in 0..=SUB_EPIC_LEVELS_MAX {
+        let mut next = Vec::new();
+        for (file, text) in level {
+            for name in named_files(&text) {
+                let path = beside(file.as_deref(), &name);
+                if files.contains_key(&path) || root.is_some_and(|root| beside(None, root) == path) {
+                    continue;
+                }
+                let found = include(&path, &mut room);
+                if let Included::Text { text, .. } = &found {
+                    next.push((Some(path.clone()), text.clone()));
+                }
+                files.insert(path, found);
+            }
+        }
+        level = next;
+    }
+    files
+}
+
+fn include(path: &str, room: &mut usize) -> Included {
+    let unreadable = |why: String| Included::Unreadable { why };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) => return unreadable(error.to_string()),
+    };
+    // A pipe or a device might never end.
+    if !file.metadata().is_ok_and(|about| about.is_file()) {
+        return unreadable("it is not a file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    if let Err(error) = file.take(*room as u64 + 1).read_to_end(&mut bytes) {
+        return unreadable(error.to_string());
+    }
+    if bytes.len() > *room {
+        let limit = super::catalog::limits().document_bytes;
+        return unreadable(format!(
+            "with it the epic and its sub-epics are larger than {limit} bytes, the most that they may have together"
+        ));
+    }
+    *room -= bytes.len();
+    let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (String::from_utf8(bytes), std::path::absolute(folder)) {
+        (Ok(text), Ok(base)) => Included::Text { text, base: base.components().collect() },
+        (Err(error), _) => unreadable(format!("it is not UTF-8 text from byte {}", error.utf8_error().valid_up_to())),
+        (_, Err(error)) => unreadable(error.to_string()),
+    }
 }
 
 fn not_text(name: &str, error: &std::string::FromUtf8Error) -> Failure {
@@ -81,6 +152,7 @@ pub fn check(document: &Document, pairs: &[String], strict: bool, catalog: Optio
         strict: strict && knows_names,
         limits: super::catalog::limits(),
         workspace_base: Some(document.base.clone()),
+        files: document.files.clone(),
         unknown_names_are_errors: false,
     };
     let mut compiled = compile(&document.text, &options);
@@ -98,13 +170,13 @@ pub fn invalid(document: &Document, problems: Vec<Problem>) -> Failure {
     let noun = if count == 1 { "problem" } else { "problems" };
     let mut error = ApiError::new(code, format!("{} has {count} {noun}", document.name));
     error.problems = problems;
-    Failure::from(error).with_source(&document.text)
+    Failure::from(error).with_sources(document.sources())
 }
 
 /// Says on standard error what is allowed but probably not meant.
 pub fn warn(screen: Screen, document: &Document, warnings: &[Problem]) {
     for warning in warnings {
-        let text = problem_text(warning, Some(&document.text), screen.talk_style);
+        let text = problem_text(warning, source_of(&document.sources(), warning), screen.talk_style);
         talk(&format!("{}: {}", screen.talk_style.paint(Paint::Warn, "warning"), text.trim_end()));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Everything that can go wrong in the command line becomes a [`Failure`]; nothing here prints.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 
@@ -31,8 +32,8 @@ pub enum Failure {
     Error {
         /// What, why, what to try.
         error: Box<ApiError>,
-        /// Text of the local file that the problems are about, for excerpts.
-        source: Option<String>,
+        /// Texts of the local files that the problems are about, for excerpts.
+        sources: BTreeMap<String, String>,
     },
     /// Nobody reads standard output any more; there is nobody to tell.
     PipeClosed,
@@ -58,19 +59,19 @@ impl Failure {
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
         match self {
-            Self::Error { mut error, source } => {
+            Self::Error { mut error, sources } => {
                 error.hint = Some(hint.into());
-                Self::Error { error, source }
+                Self::Error { error, sources }
             }
             Self::PipeClosed => self,
         }
     }
 
-    /// Adds the text that the problems point into.
+    /// Adds the texts that the problems point into, by file.
     #[must_use]
-    pub fn with_source(self, text: &str) -> Self {
+    pub fn with_sources(self, sources: BTreeMap<String, String>) -> Self {
         match self {
-            Self::Error { error, .. } => Self::Error { error, source: Some(text.to_owned()) },
+            Self::Error { error, .. } => Self::Error { error, sources },
             Self::PipeClosed => self,
         }
     }
@@ -109,10 +110,10 @@ impl Failure {
 
     /// The same for people, several lines, with excerpts of the local file.
     pub fn as_text(&self, style: Style) -> Option<String> {
-        let Self::Error { error, source } = self else { return None };
+        let Self::Error { error, sources } = self else { return None };
         let mut out = format!("{}: {}\n", style.paint(Paint::Bad, &format!("error[{}]", error.code.as_str())), visible(&error.message));
         for problem in &error.problems {
-            out.push_str(&problem_text(problem, source.as_deref(), style));
+            out.push_str(&problem_text(problem, source_of(sources, problem), style));
         }
         if let Some(hint) = &error.hint {
             let _ = writeln!(out, "  {} {}", style.paint(Paint::Mark, "help:"), visible(hint));
@@ -123,8 +124,13 @@ impl Failure {
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
-        Self::Error { error: Box::new(error), source: None }
+        Self::Error { error: Box::new(error), sources: BTreeMap::new() }
     }
+}
+
+/// The text that a problem is about.
+pub fn source_of<'s>(sources: &'s BTreeMap<String, String>, problem: &Problem) -> Option<&'s str> {
+    sources.get(problem.file.as_deref()?).map(String::as_str)
 }
 
 /// One problem with its place and, where the file is at hand, the line it is about.

@@ -65,7 +65,7 @@ pub async fn run(global: &Global, screen: Screen, args: RunArgs) -> Result<u8, F
     let reply = client
         .call_until("epic.submit", &envelope(&document, &args.inputs, Some(&id))?, &id, deadline.map_or(window, |d| d.min(window)))
         .await
-        .map_err(|failure| failure.with_source(&document.text))?;
+        .map_err(|failure| failure.with_sources(document.sources()))?;
     let epic = reply["epic"]
         .as_str()
         .and_then(|epic| EpicId::parse(epic).ok())
@@ -90,6 +90,9 @@ fn envelope(document: &Document, pairs: &[String], id: Option<&str>) -> Result<V
         "workspace_base": document.base.display().to_string(),
         "file": document.name,
     });
+    if !document.files.is_empty() {
+        body["files"] = serde_json::to_value(&*document.files).expect("file names are text");
+    }
     if let Some(id) = id {
         body["id"] = id.into();
     }
@@ -101,7 +104,7 @@ async fn dry_run(global: &Global, screen: Screen, document: &Document, args: Run
     if global.context.is_some() || find_url(global).is_ok() {
         let client = Client::connect(global).await?;
         let reply =
-            client.call("epic.validate", &envelope(document, &args.inputs, None)?).await.map_err(|f| f.with_source(&document.text))?;
+            client.call("epic.validate", &envelope(document, &args.inputs, None)?).await.map_err(|f| f.with_sources(document.sources()))?;
         if reply["ok"] == Value::Bool(false) {
             let problems = items(&reply, "problems").iter().filter_map(|problem| serde_json::from_value(problem.clone()).ok()).collect();
             return Err(epic_file::invalid(document, problems));
@@ -118,7 +121,8 @@ mod tests {
 
     #[test]
     fn a_submission_carries_what_the_server_cannot_know() {
-        let document = Document { name: "a/b.epic.yaml".into(), text: "version: 1\n".into(), base: "/home/me/a".into() };
+        let document =
+            Document { name: "a/b.epic.yaml".into(), text: "version: 1\n".into(), base: "/home/me/a".into(), files: Default::default() };
         let body = envelope(&document, &["n=3".to_owned(), "t=a=b".to_owned()], Some("k")).expect("a body");
         assert_eq!(
             body,

@@ -116,7 +116,8 @@ fn a_problem() -> Failure {
         message: "no task named `apply_migratoin`".into(),
         hint: Some("did you mean `apply_migration`?".into()),
     }];
-    Failure::from(error).with_source("version: 1\ntasks:\n    needs: [apply_migratoin]\n")
+    let text = "version: 1\ntasks:\n    needs: [apply_migratoin]\n";
+    Failure::from(error).with_sources([("a.epic.yaml".to_owned(), text.to_owned())].into())
 }
 
 #[test]
@@ -147,9 +148,9 @@ fn an_error_is_one_json_object_and_has_its_exit_code() {
 fn a_place_outside_the_file_is_no_panic() {
     let mut error = ApiError::new(ErrorCode::EpicSyntax, "x");
     for (line, column) in [(0, 0), (99, 1), (1, 5000), (u32::MAX, u32::MAX)] {
-        error.problems.push(Problem { file: None, line, column, code: ErrorCode::EpicSyntax, message: "m".into(), hint: None });
+        error.problems.push(Problem { file: Some("a".into()), line, column, code: ErrorCode::EpicSyntax, message: "m".into(), hint: None });
     }
-    assert!(Failure::from(error).with_source(&"é".repeat(6000)).as_text(Style::PLAIN).is_some());
+    assert!(Failure::from(error).with_sources([("a".to_owned(), "é".repeat(6000))].into()).as_text(Style::PLAIN).is_some());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use amphi_agents::manager::handle::no_leader;
 use amphi_coordination::Refusal;
 use amphi_coordination::seat::Answer as Committed;
 use amphi_protocol::api::{ApiError, ErrorCode, Problem};
-use amphi_protocol::document::{CompileOptions, Compiled, EpicSpec, compile, plan_summary};
+use amphi_protocol::document::{CompileOptions, Compiled, EpicSpec, Included, compile, plan_summary};
 use amphi_protocol::ids::{EpicId, EpicName, SubmitKey};
 use amphi_protocol::journal::{Input, Record, SpecRef, Submission};
 use serde_json::{Map, Value, json};
@@ -70,6 +70,8 @@ struct Envelope {
     id: Option<String>,
     file: Option<String>,
     workspace_base: Option<PathBuf>,
+    /// Files that the document names as sub-epics; the command line brings them along.
+    files: BTreeMap<String, Included>,
     strict: bool,
 }
 
@@ -78,7 +80,15 @@ impl Envelope {
     fn read(request: &Request) -> Result<Self, ApiError> {
         let text = std::str::from_utf8(&request.body)
             .map_err(|error| syntax(format!("the document is not UTF-8 from byte {}", error.valid_up_to())))?;
-        let plain = |source: String| Self { source, inputs: BTreeMap::new(), id: None, file: None, workspace_base: None, strict: false };
+        let plain = |source: String| Self {
+            source,
+            inputs: BTreeMap::new(),
+            id: None,
+            file: None,
+            workspace_base: None,
+            files: BTreeMap::new(),
+            strict: false,
+        };
         if !text.trim_start().starts_with('{') || !text.contains("\"document\"") {
             return Ok(plain(text.to_owned()));
         }
@@ -101,6 +111,7 @@ impl Envelope {
             id: text_field(&mut fields, "id")?,
             file: text_field(&mut fields, "file")?,
             workspace_base: text_field(&mut fields, "workspace_base")?.map(PathBuf::from),
+            files: files(&mut fields)?,
             strict: fields.remove("strict").is_some_and(|strict| strict == Value::Bool(true)),
         };
         if envelope.workspace_base.as_ref().is_some_and(|base| !base.is_absolute()) {
@@ -108,10 +119,23 @@ impl Envelope {
         }
         match fields.keys().next() {
             Some(key) => {
-                Err(invalid(format!("unknown field `{key}`")).hint("known are document, inputs, id, file, workspace_base, strict"))
+                Err(invalid(format!("unknown field `{key}`")).hint("known are document, inputs, id, file, workspace_base, files, strict"))
             }
             None => Ok(envelope),
         }
+    }
+}
+
+/// `{"NAME": {"text": {"text", "base"}}}` or `{"NAME": {"unreadable": {"why"}}}`.
+fn files(fields: &mut Map<String, Value>) -> Result<BTreeMap<String, Included>, ApiError> {
+    let files: BTreeMap<String, Included> = match fields.remove("files") {
+        None | Some(Value::Null) => return Ok(BTreeMap::new()),
+        Some(files) => serde_json::from_value(files).map_err(|error| invalid(format!("`files` cannot be read: {error}")))?,
+    };
+    let relative = |file: &Included| matches!(file, Included::Text { base, .. } if !base.is_absolute());
+    match files.iter().find(|(_, file)| relative(file)) {
+        Some((name, _)) => Err(invalid(format!("the `base` of file {name:?} is not absolute"))),
+        None => Ok(files),
     }
 }
 
@@ -131,6 +155,7 @@ async fn compile_apart(gateway: &Arc<Gateway>, envelope: Envelope, names_are_err
         catalog: gateway.catalog(),
         strict: envelope.strict,
         workspace_base: envelope.workspace_base,
+        files: Arc::new(envelope.files),
         unknown_names_are_errors: names_are_errors,
         limits: gateway.limits.documents.clone(),
     };

@@ -37,6 +37,7 @@ pub fn all() -> Vec<(&'static str, Journal)> {
     ]
     .into_iter()
     .chain(super::flow::good())
+    .chain(super::nested::good())
     .chain(super::staff::good())
     .chain(super::globs::good())
     .chain(super::pins::good())

@@ -64,6 +64,7 @@ pub fn all() -> Vec<(Law, &'static str, Journal)> {
     ]
     .into_iter()
     .chain(super::flow::violations())
+    .chain(super::nested::violations())
     .chain(super::staff::violations())
     .chain(super::globs::violations())
     .chain(super::pins::violations())

@@ -48,7 +48,8 @@ mod tests {
     fn the_epic_of_the_shop_is_valid_and_has_the_tasks_of_the_release() {
         let text = FILES.iter().find(|(name, _)| *name == "release.epic.yaml").expect("the epic is there").1;
         let text = std::str::from_utf8(text).expect("it is text").to_owned();
-        let document = crate::cli::epic_file::Document { name: "release.epic.yaml".into(), text, base: "/shop".into() };
+        let document =
+            crate::cli::epic_file::Document { name: "release.epic.yaml".into(), text, base: "/shop".into(), files: Default::default() };
         let inputs = ["version=2.0.0".to_owned()];
         let compiled = crate::cli::epic_file::check(&document, &inputs, true, None).expect("it can be checked");
         let spec = compiled.spec.unwrap_or_else(|| panic!("{:?}", compiled.problems));
