@@ -53,7 +53,7 @@ fn is_false(value: &bool) -> bool {
 pub struct ParentView {
     /// Its epic.
     pub epic: String,
-    /// `t` or `t[i]`; empty if that epic was put away.
+    /// `t` or `t[i]`.
     pub task: String,
     /// The run that opened the sub-epic.
     pub run: u32,

@@ -41,7 +41,7 @@ impl Deciding<'_> {
     /// A child has ended: the run that opened it ends with it.
     pub(super) fn child_ended(&mut self, child: EpicId) {
         let known = &self.state.epics[&child];
-        let (Some(Parent { epic, i, run }), EpicStatus::Ended(state)) = (known.parent.clone(), known.status) else { return };
+        let (Some(Parent { epic, i, run, .. }), EpicStatus::Ended(state)) = (known.parent.clone(), known.status) else { return };
         let instance = &self.state.epics[&epic].instances[i as usize];
         let InstanceState::Nested(nested) = &instance.state else { return };
         let failed = |cause, error| ChildEnd::Failed { cause, error };
@@ -151,15 +151,16 @@ impl State {
         let hash = format!("{}/{}.{}", epic.spec_hash, planned.task, planned.combination);
         let mut opened = Epic::new(child.clone(), (spec, hash), epic.submitted_by.clone(), (accepted_in, now, turn));
         let instance = &mut epic.instances[i as usize];
-        opened.parent = Some(Parent { epic: id.clone(), i, run: instance.run });
-        opened.paused = epic.paused;
+        let run = instance.run;
         instance.attempt = 1;
+        opened.parent = Some(Parent { epic: id.clone(), i, run, task: epic.key(i) });
+        opened.paused = epic.paused;
         epic.tasks[planned.task as usize].begun += 1;
         let first = !std::mem::replace(&mut epic.started, true);
         let until = epic.spec.tasks[planned.task as usize].timeout_ms.map(|ms| now.after_ms(ms));
         let about = data! {
             "name": opened.spec.name.as_str(), "by": opened.submitted_by, "tasks": opened.spec.tasks.len(), "parent": id,
-            "task": epic.key(i), "run": epic.instances[i as usize].run
+            "task": epic.key(i), "run": run
         };
         let paused = opened.paused;
         self.link(id, i, child, until);
@@ -209,7 +210,9 @@ impl State {
         self.link(id, i, child, None);
         let epic = self.epic_mut(child);
         assert!(epic.is_ended(), "S4: {child} is taken back and has not ended");
-        epic.parent = Some(Parent { epic: id.clone(), i, run });
+        if let Some(parent) = &mut epic.parent {
+            parent.run = run;
+        }
         epic.status = EpicStatus::Cancelling;
         epic.ended_at = None;
         epic.undo_wanted = true;

@@ -95,6 +95,8 @@ pub struct Parent {
     pub i: u32,
     /// Its run.
     pub run: u32,
+    /// `t` or `t[i]`, also when the epic of the task was put away.
+    pub task: String,
 }
 
 /// How an epic stands.

@@ -257,7 +257,7 @@ impl State {
             priority: epic.spec.priority,
             state: epic_state(epic).to_owned(),
             undoing: epic.undo_wanted && !epic.is_ended(),
-            parent: epic.parent.as_ref().map(|parent| self.parent_view(parent)),
+            parent: epic.parent.as_ref().map(parent_view),
             inputs: epic.spec.inputs.clone(),
             submitted_by: epic.submitted_by.clone(),
             submitted_at: epic.submitted_at.to_rfc3339(),
@@ -266,12 +266,6 @@ impl State {
             tasks: None,
             next: None,
         }
-    }
-
-    fn parent_view(&self, parent: &Parent) -> ParentView {
-        // The epic around it may have been put away before it.
-        let task = self.epics.get(&parent.epic).map(|epic| epic.key(parent.i)).unwrap_or_default();
-        ParentView { epic: parent.epic.to_string(), task, run: parent.run }
     }
 
     /// How much of an open child has ended.
@@ -350,6 +344,10 @@ impl State {
             undo: instance.undo,
         }
     }
+}
+
+fn parent_view(parent: &Parent) -> ParentView {
+    ParentView { epic: parent.epic.to_string(), task: parent.task.clone(), run: parent.run }
 }
 
 /// What an agent is called that does nothing because it may not.

@@ -129,8 +129,8 @@ fn may_reopen(epic: &Epic) -> Result<(), Refusal> {
         return Err(Refusal::error(ErrorCode::StateConflict, format!("epic {} is being undone", epic.id), hint));
     }
     if let (Some(parent), true) = (&epic.parent, epic.is_ended()) {
-        let message = format!("epic {} is the work of a task of {}, which has taken its end", epic.id, parent.epic);
-        let hint = format!("retry that task: `amphi task retry {}/TASK` opens a new one", parent.epic);
+        let message = format!("epic {} is the work of {}/{}, which has taken its end", epic.id, parent.epic, parent.task);
+        let hint = format!("retry that task: `amphi task retry {}/{}` opens a new one", parent.epic, parent.task);
         return Err(Refusal::error(ErrorCode::StateConflict, message, hint));
     }
     if epic.status == EpicStatus::Cancelling {
