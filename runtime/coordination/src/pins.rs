@@ -52,6 +52,7 @@ impl State {
             | InstanceState::Open(_)
             | InstanceState::Backoff { .. }
             | InstanceState::Waiting { .. }
+            | InstanceState::Nested(_)
             | InstanceState::Unknown { .. }
             | InstanceState::Ended(_) => None,
         };

@@ -24,12 +24,19 @@ impl Deciding<'_> {
         let (mut pending, mut runs) = (Vec::new(), None);
         for &i in instances {
             match epic.instances.get(i as usize).map(|instance| &instance.state) {
+                Some(_) if epic.plan.child(&epic.spec, i).is_some() => {
+                    let hint = "`amphi epic show` names the epic that it opened; assign the tasks of that";
+                    let message = format!("{} is an epic itself; it needs no agent", epic.key(i));
+                    return Err(Refusal::error(ErrorCode::StateConflict, message, hint));
+                }
                 Some(_) if !epic.spec_of(i).work.needs_agent() => {
                     return Err(conflict(format!("{} only waits; it needs no agent", epic.key(i))));
                 }
                 Some(InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. }) => pending.push(i),
                 Some(InstanceState::Open(_)) => runs = Some(i),
-                Some(InstanceState::Waiting { .. } | InstanceState::Unknown { .. } | InstanceState::Ended(_)) => {}
+                Some(
+                    InstanceState::Waiting { .. } | InstanceState::Nested(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_),
+                ) => {}
                 None => return Err(Refusal::Error(ApiError::new(ErrorCode::TaskNotFound, format!("epic {id} has no such task")))),
             }
         }

@@ -49,7 +49,11 @@ fn check_pins(state: &State) -> Result<(), Violation> {
             let at = epic.attempt_ref(i);
             let unstarted = match epic.instances[i as usize].state {
                 InstanceState::Blocked | InstanceState::Ready { .. } | InstanceState::Backoff { .. } => true,
-                InstanceState::Waiting { .. } | InstanceState::Open(_) | InstanceState::Unknown { .. } | InstanceState::Ended(_) => false,
+                InstanceState::Waiting { .. }
+                | InstanceState::Nested(_)
+                | InstanceState::Open(_)
+                | InstanceState::Unknown { .. }
+                | InstanceState::Ended(_) => false,
             };
             hold("kept", unstarted, || format!("{at} has started or ended and is pinned to {}", pin.agent))?;
             let agent = state.fleet.agents.get(&pin.agent);
