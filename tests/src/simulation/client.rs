@@ -152,6 +152,7 @@ impl World {
         let (epic, failed) = self.rng.pick(&epics).clone();
         let some = vec![self.rng.below(6) as u32];
         let input = match self.rng.below(16) {
+            10..12 => Input::PauseEpic { epic, by },
             12 => Input::ResumeEpic { epic, by },
             13 => Input::SkipTask { epic, instances: some, by },
             14 => Input::RetryEpic { epic, from: Vec::new(), by },
