@@ -7,6 +7,7 @@
 mod admission;
 mod decision;
 pub mod duty;
+pub mod held;
 pub mod upkeep;
 
 use std::collections::BTreeMap;
@@ -19,9 +20,10 @@ use sha2::{Digest, Sha256};
 pub use admission::Admission;
 pub use decision::{Decision, EpicEnd, IncidentKind};
 pub use duty::{Duty, Hold, Post};
+pub use held::{ChildEnd, WaitEnd};
 pub use upkeep::{Retiring, SegmentRef, SnapshotRef, Upkeep};
 
-use crate::document::{EpicSpec, RetryCause};
+use crate::document::EpicSpec;
 use crate::ids::{
     AgentId, AttemptRef, CommitIndex, EpicId, Epoch, EventSeq, Incarnation, IncidentId, NodeId, ProjectId, RoleName, ShardId, SubmitKey,
     Timestamp, Token,
@@ -327,40 +329,6 @@ impl SpecRef {
     pub fn get(&self) -> Option<&Arc<EpicSpec>> {
         self.inline.as_ref().or(self.resolved.as_ref())
     }
-}
-
-/// How a wait ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WaitEnd {
-    /// Its time is over.
-    Elapsed,
-    /// The message came.
-    Signalled {
-        /// The subject of the message.
-        subject: String,
-        /// Its body.
-        data: Value,
-    },
-    /// The message did not come within `timeout`.
-    TimedOut,
-}
-
-/// How the run of a task ends whose epic has ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ChildEnd {
-    /// Its epic succeeded; or, if the run undoes the task, everything was taken back.
-    Succeeded,
-    /// Its epic failed or took too long; or something could not be taken back.
-    Failed {
-        /// Why.
-        cause: RetryCause,
-        /// For people: what failed in it.
-        error: String,
-    },
-    /// Its epic was cancelled, by itself or because the task was.
-    Cancelled,
 }
 
 /// How a person reads an unknown outcome.
