@@ -17,7 +17,8 @@ impl State {
         let (Some(limits), Some(spec)) = (submission.admission, submission.spec.get()) else { return Ok(()) };
         let open = || self.epics.values().filter(|epic| !epic.is_ended());
         let project = &submission.project;
-        let epics = open().filter(|epic| epic.spec.project == *project).count() as u64;
+        // A sub-epic is a part of the epic around it, which was admitted.
+        let epics = open().filter(|epic| epic.spec.project == *project && epic.parent.is_none()).count() as u64;
         if epics >= limits.open_epics {
             let message = format!("project {project} has {epics} open epics, and `limits.open_epics` allows {}", limits.open_epics);
             return Err(Refusal::error(
