@@ -435,7 +435,7 @@ fn read_limits(reader: &mut Reader, node: &Node) -> LimitsConfig {
             "document" => limits.document_bytes = reader.whole(value, &path, 1024..=268_435_456).unwrap_or(limits.document_bytes),
             "depth" => limits.depth = reader.whole(value, &path, 8..=256).unwrap_or(limits.depth),
             "runs" => limits.runs = reader.whole(value, &path, 1..=10_000_000).unwrap_or(limits.runs),
-            "output_value" => limits.output_value_bytes = reader.whole(value, &path, 1..=1_048_576).unwrap_or(limits.output_value_bytes),
+            "output_value" => limits.output_value_bytes = reader.whole(value, &path, 1..=262_144).unwrap_or(limits.output_value_bytes),
             "substituted_value" => {
                 limits.substituted_value_bytes = reader.whole(value, &path, 1..=1_048_576).unwrap_or(limits.substituted_value_bytes);
             }

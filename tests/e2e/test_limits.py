@@ -87,6 +87,13 @@ async def test_higher_limits_take_effect(c):
     await in_its_own(c, work, {"document": 6_000_000, "depth": 120, "runs": 100_001, "output_value": 100_000, "substituted_value": 100_000})
 
 
+async def test_outputs_that_no_record_can_hold_fail_their_task_only(c):
+    fill = "for n in 1 2 3 4 5; do printf \"v$n=%060000d\\n\" 7 >> $AMPHI_OUTPUT; done"
+    epic, _ = await c.run({"t": {"run": fill}}, "failed")
+    assert "together" in epic.of("task.failed")[0]["data"]["error"], epic.of("task.failed")
+    await c.run(NOOP, "succeeded")
+
+
 async def test_history_is_kept_as_long_as_the_file_says(c):
     async def work(own):
         first, _ = await own.run(NOOP, "succeeded")

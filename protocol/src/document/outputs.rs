@@ -9,6 +9,9 @@ use crate::document::report::shown;
 
 /// Longest value of an output, unless `limits.output_value` says otherwise.
 pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// Most that the outputs of one run may have together, as JSON. A record of the journal holds them twice (what was reported and what
+/// follows from it) and has at most 768 KiB.
+const OUTPUTS_BYTES_MAX: usize = 256 * 1024;
 /// Deepest list of lists.
 const LIST_DEPTH_MAX: usize = 4;
 /// Most words of an enum.
@@ -49,7 +52,8 @@ fn enumeration(text: &str) -> Option<OutputType> {
 }
 
 /// Reads what a task wrote as `key=value` by its declaration. Names that are not declared stay texts; a declared one that is missing
-/// is an error, as is a value longer than `longest` bytes. The error is a line for people that names the output.
+/// is an error, as is a value longer than `longest` bytes,
+/// and more than 256 KiB of them together. The error is a line for people that names the output.
 pub fn check_outputs(
     declared: &BTreeMap<String, OutputType>,
     raw: BTreeMap<String, String>,
@@ -70,6 +74,12 @@ pub fn check_outputs(
             }
         };
         outputs.insert(name, value);
+    }
+    let together = serde_json::to_vec(&outputs).map_or(usize::MAX, |json| json.len());
+    if together > OUTPUTS_BYTES_MAX {
+        return Err(format!(
+            "the outputs have {together} bytes together; at most {OUTPUTS_BYTES_MAX} are kept (a large result is an artifact)"
+        ));
     }
     Ok(outputs)
 }
