@@ -535,6 +535,16 @@ fn problems_of_sub_epics_name_their_file_and_line() {
 }
 
 #[test]
+fn a_wrong_sub_epic_hides_nothing_else() {
+    let file = "version: 1\nname: f\ninputs: { n: { type: integer } }\ntasks: { x: { run: 'true' } }\n";
+    let text = doc("tasks:\n  a: { epic: f.yaml }\n  b: { epic: f.yaml, locks: { write: [db] } }\n");
+    let compiled = compile(&text, &with_files(&[("epics/f.yaml", file)]));
+    let found: Vec<_> = compiled.problems.iter().map(|p| (p.line, p.column, p.hint.clone().unwrap())).collect();
+    let [(5, 22, _), (3, 11, a), (3, 11, b)] = found.as_slice() else { panic!("{found:?}") };
+    assert!(a.contains("task `a`") && b.contains("task `b`"), "{found:?}");
+}
+
+#[test]
 fn what_means_nothing_to_a_sub_epic_is_refused() {
     let tasks = "{ x: { run: 'true' } }";
     for key in ["agent: BuildMaster", "locks: { write: [db] }", "retry: 1", "undo: { run: 'true' }", "env: { A: b }", "stuck_after: 5m"] {

@@ -90,16 +90,17 @@ impl Report {
         let message = message.into();
         if self.strict {
             self.push(place, code, message, hint);
-        } else if self.warnings.len() < PROBLEMS_MAX && self.is_news(place, code, &message) {
+        } else if self.warnings.len() < PROBLEMS_MAX && self.is_news(place, code, &message, hint.as_deref()) {
             let problem = self.problem(place, code, message, hint);
             self.warnings.push(problem);
         }
     }
 
-    /// False if the same was said at the same place.
-    fn is_news(&mut self, place: Place, code: ErrorCode, message: &str) -> bool {
+    /// False if the same was said at the same place. The hint may name another task that a file is wrong for.
+    fn is_news(&mut self, place: Place, code: ErrorCode, message: &str, hint: Option<&str>) -> bool {
         let file = self.position(&self.file);
-        self.said.len() >= SAID_MAX || self.said.insert((file, place.line, place.column, code, message.to_owned()))
+        let text = format!("{message}\n{}", hint.unwrap_or_default());
+        self.said.len() >= SAID_MAX || self.said.insert((file, place.line, place.column, code, text))
     }
 
     fn problem(&self, place: Place, code: ErrorCode, message: String, hint: Option<String>) -> Problem {
@@ -108,7 +109,7 @@ impl Report {
 
     fn push(&mut self, place: Place, code: ErrorCode, message: String, hint: Option<String>) {
         self.found += 1;
-        if !self.is_news(place, code, &message) {
+        if !self.is_news(place, code, &message, hint.as_deref()) {
             return;
         }
         if self.problems.len() < PROBLEMS_MAX {

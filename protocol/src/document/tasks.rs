@@ -163,10 +163,11 @@ impl<'d> Check<'d> {
     /// What the Manager itself holds has no agent, no process and no locks: such keys are refused at the task and not inherited.
     fn held_keys<'m>(&mut self, mut fields: Fields<'d, 'm>, held: Defaults<'d, 'm>, what: &str, work: &Work) -> Fields<'d, 'm> {
         let is_duration = matches!(work, Work::Wait(WaitFor::Duration { .. }));
-        let (why, hint) = match work {
-            Work::Run(_) | Work::Tool { .. } => return fields,
-            Work::Wait(_) => ("which only waits", "leave it out; `timeout` bounds the wait for an event"),
-            Work::Epic(_) => ("which is an epic itself", "say it at the tasks of the sub-epic"),
+        // By its key: one whose sub-epic is wrong has no work yet, and all that is wrong is told at once.
+        let (why, hint) = match ["wait", "epic"].map(|kind| fields.own.contains_key(kind)) {
+            [true, _] => ("which only waits", "leave it out; `timeout` bounds the wait for an event"),
+            [false, true] => ("which is an epic itself", "say it at the tasks of the sub-epic"),
+            [false, false] => return fields,
         };
         for key in keys::OF_AGENTS.iter().copied().chain(is_duration.then_some("timeout")) {
             if let Some(entry) = fields.own.remove(key) {
