@@ -22,7 +22,7 @@ proptest! {
             prev_hash: String::new(),
             seq: EventSeq(0),
             snapshot: None,
-            inputs: vec![Input::Signal { subject: "go".to_owned(), data: json!({ "number": number }) }],
+            inputs: vec![Input::Signal { subject: "go".to_owned(), data: json!({ "number": number }), before: None }],
             decisions: vec![vec![]],
         };
         prop_assert_eq!(Record::decode(&record.encode()).unwrap(), record);

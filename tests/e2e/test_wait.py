@@ -65,6 +65,25 @@ async def test_an_event_brings_its_subject_and_data_to_dependents(c):
         pass
 
 
+async def test_one_large_message_ends_all_that_wait_and_nothing_later(c):
+    """Each keeps a copy, more than one commit can hold; the one that begins to wait after it hears the next one only."""
+    tasks = {
+        "w": {"matrix": {"i": "1..60"}, "wait": {"event": "e2e.many"}},
+        "first": {"wait": {"event": "e2e.many"}},
+        "second": {"needs": ["first"], "wait": {"event": "e2e.many"}},
+    }
+    epic = await c.submit(tasks)
+    for key in ("w[1]", "w[60]", "first"):
+        await held(epic, key)
+    await said(c, "e2e.many", json.dumps("y" * 60_000).encode())
+    await held(epic, "second")
+    states = sorted(task["state"] for task in (await epic.get())["tasks"])
+    same(states, ["succeeded"] * 61 + ["waiting"])
+    await said(c, "e2e.many", b"2")
+    view = await epic.end("succeeded")
+    same(view["by_task"]["second"]["outputs"]["data"], 2)
+
+
 async def test_too_large_a_message_is_refused_and_the_wait_goes_on(c):
     epic = await c.submit({"w": {"wait": {"event": "e2e.large"}}})
     await held(epic)

@@ -13,6 +13,7 @@ use amphi_coordination::State;
 use amphi_coordination::seat::Answer;
 use amphi_ports::{BusMessage, MessageBus};
 use amphi_protocol::api::{ApiError, ErrorBody, ErrorCode};
+use amphi_protocol::ids::Timestamp;
 use amphi_protocol::journal::Input;
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -75,7 +76,7 @@ async fn listen(bus: Arc<dyn MessageBus>, subject: String, manager: ActorRef<Man
 /// Gives the message to the Manager; answers when that has committed or refused it.
 async fn handle(bus: Arc<dyn MessageBus>, message: BusMessage, manager: ActorRef<ManagerMessage>) {
     let taken = match signal(&message) {
-        Ok(input) => take(&manager, input).await,
+        Ok(input) => take_by_all(&manager, input).await,
         Err(error) => Err(error),
     };
     if let Some(reply) = message.reply {
@@ -93,15 +94,29 @@ fn signal(message: &BusMessage) -> Result<Input, ApiError> {
         return Err(ApiError::new(ErrorCode::RequestInvalid, "the message is not UTF-8").hint("send JSON or text"));
     };
     let data = serde_json::from_str::<Value>(text).unwrap_or_else(|_| Value::String(text.to_owned()));
-    Ok(Input::Signal { subject: message.subject.clone(), data })
+    Ok(Input::Signal { subject: message.subject.clone(), data, before: None })
 }
 
-async fn take(manager: &ActorRef<ManagerMessage>, input: Input) -> Result<Value, ApiError> {
+/// Gives it again while it ends waits: one commit holds only so many. Answers when all who waited have heard it.
+async fn take_by_all(manager: &ActorRef<ManagerMessage>, mut input: Input) -> Result<Value, ApiError> {
+    let (mut answer, now) = take(manager, input.clone()).await?;
+    let Some(now) = now else { return Ok(answer) };
+    if let Input::Signal { before, .. } = &mut input {
+        *before = Some(now);
+    }
+    while let (next, Some(_)) = take(manager, input.clone()).await? {
+        answer = next;
+    }
+    Ok(answer)
+}
+
+/// What to answer, and the time of the commit if there was one.
+async fn take(manager: &ActorRef<ManagerMessage>, input: Input) -> Result<(Value, Option<Timestamp>), ApiError> {
     let (reply, answer) = oneshot::channel();
     manager.cast(ManagerMessage::Take(Box::new(input), reply)).map_err(|_| super::handle::no_leader())?;
     match answer.await {
-        Ok(Answer::Committed { index, epoch, .. }) => Ok(json!({ "taken": true, "epoch": epoch, "index": index })),
-        Ok(Answer::Refused(Refusal::Stale(why))) => Ok(json!({ "taken": false, "why": why })),
+        Ok(Answer::Committed { index, epoch, now, .. }) => Ok((json!({ "taken": true, "epoch": epoch, "index": index }), Some(now))),
+        Ok(Answer::Refused(Refusal::Stale(why))) => Ok((json!({ "taken": false, "why": why }), None)),
         Ok(Answer::Refused(Refusal::Error(error))) => Err(error),
         Ok(Answer::Refused(Refusal::Duplicate(_)) | Answer::NotLeading) | Err(_) => Err(super::handle::no_leader()),
         Ok(Answer::Busy) => {

@@ -274,6 +274,10 @@ pub enum Input {
         subject: String,
         /// Its body: JSON, or the text as a JSON string.
         data: Value,
+        /// Only for those who waited before this instant. One message may end more waits than a commit can hold; it is then taken again,
+        /// and what began to wait since then must hear the next one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<Timestamp>,
     },
 }
 

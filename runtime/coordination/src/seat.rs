@@ -81,6 +81,8 @@ pub enum Answer {
         index: CommitIndex,
         /// In which term.
         epoch: Epoch,
+        /// The time of the commit.
+        now: Timestamp,
         /// The epic, if it was a submission.
         epic: Option<EpicId>,
     },
@@ -324,7 +326,7 @@ impl Seat {
             decisions: Vec::new(),
         };
         let bytes = Record::splice(&head, &batch.inputs_json, &batch.decisions_json);
-        let committed = |epic| Answer::Committed { index: head.index, epoch: head.epoch, epic };
+        let committed = |epic| Answer::Committed { index: head.index, epoch: head.epoch, now: head.now_ms, epic };
         let taken = batch.taken.into_iter().map(|(ticket, epic)| (ticket, committed(epic)));
         let flight = Flight {
             expected: self.sequence,

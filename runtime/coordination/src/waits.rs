@@ -5,7 +5,7 @@
 use amphi_protocol::document::{WaitFor, Work};
 use amphi_protocol::event::EventType;
 use amphi_protocol::ids::{EpicId, Timestamp};
-use amphi_protocol::journal::{Decision, WaitEnd};
+use amphi_protocol::journal::{Decision, RECORD_BYTES_MAX, WaitEnd};
 use amphi_protocol::subjects;
 use serde_json::{Map, Value};
 
@@ -14,17 +14,21 @@ use crate::epic::{InstanceEnd, InstanceState};
 use crate::sink::{EventSink, data};
 use crate::state::{State, Timer, TimerKind};
 
-/// Waits that one message ends at most; the rest hears the next one. Bounds the size of a commit.
+/// Waits that one input ends at most. Bounds the size of a commit; the Manager gives a message again while it ends any.
 const SIGNALLED_MAX: usize = 500;
-/// Bytes of outputs that one message becomes at most: each wait that it ends keeps a copy.
-const SIGNALLED_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of outputs that one input becomes at most: each wait that it ends keeps a copy.
+const SIGNALLED_BYTES_MAX: usize = RECORD_BYTES_MAX / 2;
 
 impl Deciding<'_> {
     /// A message came in: everybody who waits for its subject goes on.
-    pub(super) fn signal(&mut self, subject: &str, data: &Value) -> Result<(), Refusal> {
+    pub(super) fn signal(&mut self, subject: &str, data: &Value, before: Option<Timestamp>) -> Result<(), Refusal> {
         let most = (SIGNALLED_BYTES_MAX / data.to_string().len().max(1)).clamp(1, SIGNALLED_MAX);
         let patterns = self.state.awaited.iter().filter(|(pattern, _)| subjects::matches(pattern, subject));
-        let waiting: Vec<(EpicId, u32)> = patterns.flat_map(|(_, waiting)| waiting.iter().cloned()).take(most).collect();
+        let in_time = |(epic, i): &&(EpicId, u32)| {
+            let InstanceState::Waiting { since, .. } = self.state.epics[epic].instances[*i as usize].state else { return false };
+            before.is_none_or(|before| since < before)
+        };
+        let waiting: Vec<(EpicId, u32)> = patterns.flat_map(|(_, waiting)| waiting).filter(in_time).take(most).cloned().collect();
         if waiting.is_empty() {
             return Err(Refusal::Stale("nobody waits for this subject"));
         }

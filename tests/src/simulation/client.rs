@@ -245,7 +245,10 @@ impl World {
             None
         };
         if let Some(subject) = subject {
-            self.request(Purpose::Other, Input::Signal { subject, data: serde_json::json!({ "n": 1 }) });
+            // A message is taken again when one commit could not hold all that it ends.
+            let again = !self.clients.stopped && self.rng.chance(30);
+            let before = self.leader().filter(|_| again).map(|leader| leader.seat.state().now);
+            self.request(Purpose::Other, Input::Signal { subject, data: serde_json::json!({ "n": 1 }), before });
         }
     }
 

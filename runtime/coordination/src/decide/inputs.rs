@@ -53,7 +53,7 @@ impl Deciding<'_> {
             Input::Tick => self.tick(),
             Input::Upkeep(upkeep) => self.upkeep(upkeep),
             Input::Hold { post, hold, by } => self.hold(post, *hold, by),
-            Input::Signal { subject, data } => self.signal(subject, data),
+            Input::Signal { subject, data, before } => self.signal(subject, data, *before),
         }
     }
 

@@ -39,7 +39,7 @@ pub async fn submit(gateway: Arc<Gateway>, request: Request) -> Answer {
     let submission =
         Submission { admission: Some(gateway.limits.admission), epic: new_id(&name), key, body_hash, by: request.by, project, spec };
     match gateway.manager.take(Input::Submit(submission)).await? {
-        Committed::Committed { index, epoch, epic: Some(epic) } => {
+        Committed::Committed { index, epoch, epic: Some(epic), .. } => {
             Ok(json!({ "epic": epic, "duplicate": false, "epoch": epoch, "index": index }))
         }
         Committed::Refused(Refusal::Duplicate(epic)) => Ok(json!({ "epic": epic, "duplicate": true })),

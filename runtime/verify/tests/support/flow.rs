@@ -189,7 +189,7 @@ fn wait_ended(id: &str, i: u32, end: WaitEnd) -> Decision {
 
 fn message() -> (Input, WaitEnd) {
     let (subject, data) = ("go.now".to_owned(), json!({"by": "dana"}));
-    (Input::Signal { subject: subject.clone(), data: data.clone() }, WaitEnd::Signalled { subject, data })
+    (Input::Signal { subject: subject.clone(), data: data.clone(), before: None }, WaitEnd::Signalled { subject, data })
 }
 
 fn waits() -> Journal {
