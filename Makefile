@@ -27,8 +27,10 @@ mutants: ## Takes one safeguard out at a time; the simulation has to notice each
 simulate: ## The seeded simulation: SEEDS=100000 FROM=0
 	cargo run --release -p amphi-tests --bin simulate -- --seeds $(FROM)..$$(($(FROM) + $(SEEDS)))
 
-recovery: ## How long a start takes that finds 10,000 live tasks: snapshot, then 10,000 decisions; fails above one second
+recovery: setup ## How long a start takes that finds 10,000 live tasks: in memory, and a killed node of a real cluster; fails above one second
 	cargo run --release -p amphi-tests --bin recovery
+	cargo build --release --locked --bin amphi
+	AMPHI_BIN="$$(scripts/target-dir.sh)/release/amphi" PATH="$$PWD/.tools/bin:$$PATH" .tools/venv/bin/python tests/faults/recovery.py --limit-ms 1000
 
 faults: setup ## kill -9 of node, `up` and nats-server at random instants: RUNS=60
 	cargo build --locked --bins
