@@ -103,10 +103,11 @@ async def test_a_drain_waits_for_what_must_not_be_tried_again(c):
 
 
 async def test_an_agent_is_paused_and_resumed(c):
-    agents = [agent["agent"] for agent in (await c.api("agent.list"))["agents"] if agent["role"] == "TestGuardian"]
+    # The tests run side by side: no other one holds or frees the agents of this role.
+    agents = [agent["agent"] for agent in (await c.api("agent.list"))["agents"] if agent["role"] == "MonitoringSentinel"]
     for agent in agents:
         (await c.amphi("agent", "pause", agent)).exits(0)
-    epic = await c.submit({"t": {"tool": "noop", "agent": "TestGuardian"}})
+    epic = await c.submit({"t": {"tool": "noop", "agent": "MonitoringSentinel"}})
     waiting = await epic.event("task.waiting", "t")
     same(waiting["data"]["reason"], "no_agent")
     why = await c.api("task.why", {"epic": epic.id, "task": "t"})
@@ -121,7 +122,7 @@ async def test_an_agent_is_paused_and_resumed(c):
 
 async def test_a_drained_agent_hands_its_work_over(c):
     folder = c.new_folder("handed")
-    epic = await c.submit({"t": {"run": f'[ "$AMPHI_ATTEMPT" != 1 ] || while [ ! -e {folder}/go ]; do sleep 0.1; done'}})
+    epic = await c.submit({"t": {"agent": "BackupKeeper", "run": f'[ "$AMPHI_ATTEMPT" != 1 ] || while [ ! -e {folder}/go ]; do sleep 0.1; done'}})
     _, agent = await running_on(epic, "t")
     drained = await c.api("agent.drain", {"agent": agent, "timeout_ms": 100})
     same((drained["agent"], drained["duty"], drained["state"]), (agent, "draining", "busy"))
@@ -191,9 +192,9 @@ async def test_an_operator_says_who_has_the_next_attempt(c):
 
 async def test_nothing_waits_for_an_agent_that_is_drained(c):
     folder = c.new_folder("unpinned")
-    agents = sorted(agent["agent"] for agent in (await c.api("agent.list"))["agents"] if agent["role"] == "TestGuardian")
-    first = {"run": f"while [ ! -e {folder}/go ]; do sleep 0.1; done", "agent": "TestGuardian"}
-    epic = await c.submit({"first": first, "then": {"tool": "noop", "agent": "TestGuardian", "needs": ["first"]}})
+    agents = sorted(agent["agent"] for agent in (await c.api("agent.list"))["agents"] if agent["role"] == "DeployCommander")
+    first = {"run": f"while [ ! -e {folder}/go ]; do sleep 0.1; done", "agent": "DeployCommander"}
+    epic = await c.submit({"first": first, "then": {"tool": "noop", "agent": "DeployCommander", "needs": ["first"]}})
     _, busy = await running_on(epic, "first")
     chosen = [agent for agent in agents if agent != busy][0]
     await c.api("task.assign", {"epic": epic.id, "task": "then", "agent": chosen})
