@@ -70,8 +70,10 @@ async def test_wrong_shapes_are_all_reported_with_their_places(c):
     assert {1, 2, 3, 4, 5, 7, 8, 9, 10} <= lines, refused.problems
     for tasks in [{}, [], None, "x", 3, {"a": None}, {"a": "run"}, {"a": {"run": None}}, {"a": {"run": ["x"]}}, {"a": {"tool": {}}}, {"a": {"tool": "noop", "with": 3}}, {"a": {"run": "x", "matrix": {"i": []}}}, {"a": {"run": "x", "matrix": {"i": "5..1"}}}, {"a": {"run": "x", "matrix": {"i": ["bad value"]}}}, {"a": {"run": "x", "locks": ["env"]}}, {"a": {"run": "x", "env": {"A=B": "x"}}}]:
         await judged(c, document(tasks), ["epic.type", "epic.limit", "epic.unknown_key", "tool.unknown"])
-    for kind in [{"prompt": "think"}, {"approve": {"by": ["user:x"]}}, {"ask": [{"id": "q", "text": "?", "type": "string"}]}, {"epic": "other.yaml"}, {"wait": "10m"}]:
+    for kind in [{"prompt": "think"}, {"approve": {"by": ["user:x"]}}, {"ask": [{"id": "q", "text": "?", "type": "string"}]}]:
         await judged(c, document({"a": kind}), ["epic.kind_unsupported"])
+    for kind in [{"epic": "other.yaml"}, {"epic": 3}, {"epic": {}}, {"epic": {"tasks": {}}}, {"wait": "soon"}, {"wait": -1}, {"wait": {"event": "a b"}}, {"wait": {}}]:
+        await judged(c, document({"a": kind}), ["epic.type", "epic.limit"])
 
 
 async def test_cycles_are_named(c):
