@@ -6,7 +6,6 @@
 mod fakes;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -14,39 +13,14 @@ use amphi_agents::manager::archive::{Whereabouts, read_history};
 use amphi_agents::manager::{Leadership, UpkeepLimits};
 use amphi_coordination::seat::Answer;
 use amphi_coordination::{History, Refusal};
-use amphi_protocol::document::EpicSpec;
-use amphi_protocol::ids::{CommitIndex, EpicId, ProjectId, SubmitKey};
-use amphi_protocol::journal::{Input, SpecRef, Submission};
+use amphi_protocol::ids::CommitIndex;
+use amphi_protocol::journal::Input;
 use bytes::Bytes;
-use fakes::{Stage, soon};
+use fakes::{Stage, id, soon, submission};
 
 /// So that a snapshot is taken every few submissions, in stretches of a few records.
 const LIMITS: UpkeepLimits =
     UpkeepLimits { decisions: 20, bytes: u64::MAX, segment_bytes: 12_000, ended_epics: 1_000_000, history: Duration::from_secs(1_000_000) };
-
-fn submission(number: usize) -> Input {
-    let spec: EpicSpec = serde_json::from_value(serde_json::json!({
-        "name": "e", "project": "default", "priority": 2,
-        "tasks": [{
-            "name": "a", "work": { "tool": { "tool": "noop", "with": {} } }, "priority": 2, "stuck_after_ms": 1000,
-            "retry": { "attempts": 1, "backoff_ms": 0, "max_ms": 0, "on": [] },
-        }],
-    }))
-    .unwrap();
-    Input::Submit(Submission {
-        admission: None,
-        epic: id(number),
-        key: SubmitKey::parse(&format!("key {number}")).unwrap(),
-        body_hash: "b".to_owned(),
-        by: "local".to_owned(),
-        project: ProjectId::parse("default").unwrap(),
-        spec: SpecRef::new(Arc::new(spec)).0,
-    })
-}
-
-fn id(number: usize) -> EpicId {
-    EpicId::parse(&format!("e-{number}")).unwrap()
-}
 
 async fn submit(stage: &Stage, numbers: std::ops::Range<usize>) {
     for number in numbers {

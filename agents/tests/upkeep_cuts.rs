@@ -7,41 +7,19 @@
 mod fakes;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use amphi_agents::manager::archive::{Whereabouts, read_history};
 use amphi_agents::manager::{Leadership, UpkeepLimits};
 use amphi_coordination::{EventSink, State};
-use amphi_protocol::document::EpicSpec;
-use amphi_protocol::ids::{CommitIndex, EpicId, NodeId, ProjectId, ShardId, SubmitKey};
-use amphi_protocol::journal::{Input, Record, SpecRef, Submission};
+use amphi_protocol::ids::{CommitIndex, NodeId, ShardId};
+use amphi_protocol::journal::{Input, Record};
 use bytes::Bytes;
-use fakes::{Done, Stage, soon};
+use fakes::{Done, Stage, id, soon, submission};
 
 const LIMITS: UpkeepLimits =
     UpkeepLimits { decisions: 20, bytes: u64::MAX, segment_bytes: 12_000, ended_epics: 3, history: Duration::from_secs(1_000_000) };
-
-fn submission(number: usize) -> Input {
-    let spec: EpicSpec = serde_json::from_value(serde_json::json!({
-        "name": "e", "project": "default", "priority": 2,
-        "tasks": [{
-            "name": "a", "work": { "tool": { "tool": "noop", "with": {} } }, "priority": 2, "stuck_after_ms": 1000,
-            "retry": { "attempts": 1, "backoff_ms": 0, "max_ms": 0, "on": [] },
-        }],
-    }))
-    .unwrap();
-    Input::Submit(Submission {
-        admission: None,
-        epic: EpicId::parse(&format!("e-{number}")).unwrap(),
-        key: SubmitKey::parse(&format!("key {number}")).unwrap(),
-        body_hash: "b".to_owned(),
-        by: "local".to_owned(),
-        project: ProjectId::parse("default").unwrap(),
-        spec: SpecRef::new(Arc::new(spec)).0,
-    })
-}
 
 /// Epics come, and all but every fifth end, until it is so; whoever falls silent meanwhile is not waited for.
 async fn work(stage: &Stage, number: &mut usize, is_so: impl Fn() -> bool) {
@@ -55,7 +33,7 @@ async fn work(stage: &Stage, number: &mut usize, is_so: impl Fn() -> bool) {
             *number += 1;
             // Nobody may lead, or the answer be lost: the next one is tried.
             let _taken = stage.manager.take(submission(*number)).await;
-            let epic = EpicId::parse(&format!("e-{number}")).unwrap();
+            let epic = id(*number);
             if !number.is_multiple_of(5) {
                 let _taken = stage.manager.take(Input::CancelEpic { epic, by: "local".to_owned(), undo: false }).await;
             }

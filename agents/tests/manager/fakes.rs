@@ -14,9 +14,10 @@ use amphi_ports::{
     AgentMail, AppendError, BusError, BusMessage, Clock, Delivery, EventStream, Journal, MessageBus, ObjectStore, Posted, StoreError,
     TailMemory,
 };
+use amphi_protocol::document::EpicSpec;
 use amphi_protocol::event::Event;
-use amphi_protocol::ids::{Epoch, NodeId, RoleName, ShardId, Timestamp};
-use amphi_protocol::journal::{Decision, Input, Record};
+use amphi_protocol::ids::{EpicId, Epoch, NodeId, ProjectId, RoleName, ShardId, SubmitKey, Timestamp};
+use amphi_protocol::journal::{Decision, Input, Record, SpecRef, Submission};
 use amphi_protocol::message::{AgentMessage, Letter};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -474,4 +475,30 @@ impl Stage {
         })
         .await;
     }
+}
+
+/// An epic of one task that nobody is there to do.
+pub fn submission(number: usize) -> Input {
+    let spec: EpicSpec = serde_json::from_value(serde_json::json!({
+        "name": "e", "project": "default", "priority": 2,
+        "tasks": [{
+            "name": "a", "work": { "tool": { "tool": "noop", "with": {} } }, "priority": 2, "stuck_after_ms": 1000,
+            "retry": { "attempts": 1, "backoff_ms": 0, "max_ms": 0, "on": [] },
+        }],
+    }))
+    .unwrap();
+    Input::Submit(Submission {
+        admission: None,
+        epic: id(number),
+        key: SubmitKey::parse(&format!("key {number}")).unwrap(),
+        body_hash: "b".to_owned(),
+        by: "local".to_owned(),
+        project: ProjectId::parse("default").unwrap(),
+        spec: SpecRef::new(Arc::new(spec)).0,
+    })
+}
+
+/// The id of the epic of [`submission`].
+pub fn id(number: usize) -> EpicId {
+    EpicId::parse(&format!("e-{number}")).unwrap()
 }

@@ -268,6 +268,22 @@ pub struct Nested {
     pub cancelling: Option<CancelCause>,
 }
 
+impl InstanceState {
+    /// Its place in all queues, while it is ready.
+    pub(crate) fn order(&self) -> Option<u64> {
+        match self {
+            Self::Ready { order, .. } => Some(*order),
+            Self::Blocked
+            | Self::Open(_)
+            | Self::Backoff { .. }
+            | Self::Waiting { .. }
+            | Self::Nested(_)
+            | Self::Unknown { .. }
+            | Self::Ended(_) => None,
+        }
+    }
+}
+
 /// How an instance's run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -10,7 +10,7 @@ use amphi_protocol::event::EventType;
 use amphi_protocol::ids::{AgentId, EpicId};
 use amphi_protocol::journal::Duty;
 
-use crate::epic::{InstanceState, Pin};
+use crate::epic::Pin;
 use crate::fleet::{AgentState, Demand};
 use crate::sink::{EventSink, data};
 use crate::state::State;
@@ -45,36 +45,30 @@ impl State {
     }
 
     fn set_pin(&mut self, id: &EpicId, i: u32, pin: Option<Pin>) {
-        let epic = &self.epics[id];
-        let ready = match epic.instances[i as usize].state {
-            InstanceState::Ready { order, .. } => Some(order),
-            InstanceState::Blocked
-            | InstanceState::Open(_)
-            | InstanceState::Backoff { .. }
-            | InstanceState::Waiting { .. }
-            | InstanceState::Nested(_)
-            | InstanceState::Unknown { .. }
-            | InstanceState::Ended(_) => None,
-        };
-        let mut locks = false;
-        if let Some(order) = ready {
-            let class = self.queue.find(&epic.demand(i)).expect("a ready instance has a class");
-            let class = &mut self.queue.classes[class];
-            class.runnable.remove(epic.rank(i, order), epic.turn, id);
-            locks = class.locking.remove(&order);
-        }
+        let ready = self.epics[id].instances[i as usize].state.order();
+        // By the demand that it had until now.
+        let ready = ready.map(|order| (order, self.leave_class(id, i, order)));
         self.forget_pin(id, i);
         if let Some(pin) = pin {
             self.pins.entry(pin.agent.clone()).or_default().insert((id.clone(), i));
             self.epic_mut(id).instances[i as usize].pin = Some(Box::new(pin));
         }
-        if let Some(order) = ready {
+        if let Some((order, locks)) = ready {
             self.join_class(id, i, order, locks);
         }
     }
 
+    /// A request leaves its class; its place in the lock queues stays. True if it asks for locks.
+    pub(crate) fn leave_class(&mut self, id: &EpicId, i: u32, order: u64) -> bool {
+        let epic = &self.epics[id];
+        let class = self.queue.find(&epic.demand(i)).expect("a ready instance has a class");
+        let class = &mut self.queue.classes[class];
+        class.runnable.remove(epic.rank(i, order), epic.turn, id);
+        class.locking.remove(&order)
+    }
+
     /// A request that is in no class enters that of its demand; its place in the lock queues stays.
-    fn join_class(&mut self, id: &EpicId, i: u32, order: u64, locks: bool) {
+    pub(crate) fn join_class(&mut self, id: &EpicId, i: u32, order: u64, locks: bool) {
         let epic = &self.epics[id];
         let (rank, turn, paused) = (epic.rank(i, order), epic.turn, epic.paused);
         let class = self.queue.class(epic.demand(i), &self.fleet);
