@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use amphi_ports::{BusError, MessageBus};
 use amphi_protocol::api::ErrorCode;
-use amphi_protocol::ids::{CommitIndex, Epoch, ShardId};
+use amphi_protocol::ids::{CommitIndex, Epoch, NodeId, ShardId};
 use amphi_protocol::journal::Input;
 use amphi_protocol::subjects;
 use bytes::Bytes;
@@ -63,23 +63,24 @@ pub enum LinkError {
     Malformed(String),
 }
 
-/// [`LeaderLink`] over the bus: a request on the shard's subject with JSON bodies (inputs hold open-ended values, so not bincode).
+/// [`LeaderLink`] over the bus: a request on the node's own subject with JSON bodies (inputs hold open-ended values, so not bincode).
 pub struct BusLeaderLink {
     bus: Arc<dyn MessageBus>,
+    node: NodeId,
     shard: ShardId,
     timeout: Duration,
 }
 
 impl BusLeaderLink {
-    /// A link to the leader of `shard`; `timeout` bounds one request, commit included.
-    pub fn new(bus: Arc<dyn MessageBus>, shard: ShardId, timeout: Duration) -> Self {
-        Self { bus, shard, timeout }
+    /// The link of `node` to the leader of `shard`; `timeout` bounds one request, commit included.
+    pub fn new(bus: Arc<dyn MessageBus>, node: NodeId, shard: ShardId, timeout: Duration) -> Self {
+        Self { bus, node, shard, timeout }
     }
 }
 
 impl LeaderLink for BusLeaderLink {
     fn send(&self, inputs: Vec<Input>) -> BoxFuture<'static, Result<LeaderReply, LinkError>> {
-        let (bus, subject, timeout) = (self.bus.clone(), subjects::leader(self.shard), self.timeout);
+        let (bus, subject, timeout) = (self.bus.clone(), subjects::to_leader(&self.node, self.shard), self.timeout);
         Box::pin(async move {
             let count = inputs.len();
             let body = Bytes::from(json!({ "inputs": inputs }).to_string());

@@ -142,13 +142,13 @@ async fn a_forgotten_node_ends_what_it_runs_before_it_joins_again() {
 async fn the_link_asks_with_json_and_takes_only_a_verdict_for_each_input() {
     let stage = Stage::with_agents(1).await;
     let bus: std::sync::Arc<dyn MessageBus> = stage.bus.clone();
-    let link = BusLeaderLink::new(bus, ShardId(0), Duration::from_secs(3));
+    let link = BusLeaderLink::new(bus, stage.node.clone(), ShardId(0), Duration::from_secs(3));
     let inputs = stage.leader.journal();
     assert!(matches!(link.send(inputs.clone()).await, Err(LinkError::NoLeader)));
     *stage.bus.answer.lock().unwrap() = Some(r#"{"results":[{"ok":true}],"epoch":4,"index":5}"#.to_owned());
     let reply = link.send(inputs.clone()).await.unwrap();
     assert_eq!((reply.epoch.0, reply.index.0, reply.results), (4, 5, vec![Verdict::Accepted]));
-    let asked = stage.bus.next(&subjects::leader(ShardId(0))).await;
+    let asked = stage.bus.next(&subjects::to_leader(&stage.node, ShardId(0))).await;
     let body: serde_json::Value = serde_json::from_slice(&asked.body).unwrap();
     assert_eq!(serde_json::from_value::<Vec<Input>>(body["inputs"].clone()).unwrap(), inputs);
     assert!(matches!(link.send([inputs.clone(), inputs].concat()).await, Err(LinkError::Malformed(_))));
@@ -157,7 +157,7 @@ async fn the_link_asks_with_json_and_takes_only_a_verdict_for_each_input() {
 #[tokio::test(start_paused = true)]
 async fn heartbeats_name_what_the_node_holds_and_what_was_active() {
     let stage = Stage::with_agents(1).await;
-    let subject = subjects::heartbeats(ShardId(0));
+    let subject = subjects::heartbeat(&stage.node, ShardId(0));
     let read = |message: BusMessage| {
         assert_eq!(message.headers.get(subjects::CODEC_HEADER).map(String::as_str), Some("bincode/1"));
         codec::decode::<Heartbeat>(&message.body).unwrap()

@@ -52,19 +52,45 @@ pub fn journal_subject(shard: ShardId) -> String {
     format!("amphi.journal.{shard}")
 }
 
-/// Inputs for the leader of a shard, from nodes and from gateways elsewhere.
+/// What one node may say, for permissions: everything below carries its name, and nobody else may speak there.
+pub fn spoken_by(node: &NodeId) -> String {
+    format!("amphi.int.from.{node}.>")
+}
+
+/// Inputs of all nodes for the leader of a shard, to subscribe to; who speaks is [`sender`]'s to say, never the body's.
 pub fn leader(shard: ShardId) -> String {
-    format!("amphi.int.shard.{shard}.input")
+    format!("amphi.int.from.*.shard.{shard}.input")
 }
 
-/// Heartbeats of nodes, for all Managers of a shard.
+/// Inputs of one node for the leader of a shard.
+pub fn to_leader(from: &NodeId, shard: ShardId) -> String {
+    format!("amphi.int.from.{from}.shard.{shard}.input")
+}
+
+/// Heartbeats of all nodes, for all Managers of a shard, to subscribe to.
 pub fn heartbeats(shard: ShardId) -> String {
-    format!("amphi.int.shard.{shard}.heartbeat")
+    format!("amphi.int.from.*.shard.{shard}.heartbeat")
 }
 
-/// Where neighbours say that a node's process is dead.
+/// Heartbeats of one node.
+pub fn heartbeat(from: &NodeId, shard: ShardId) -> String {
+    format!("amphi.int.from.{from}.shard.{shard}.heartbeat")
+}
+
+/// Where neighbours say that a node's process is dead, to subscribe to.
 pub fn node_deaths(shard: ShardId) -> String {
-    format!("amphi.int.shard.{shard}.death")
+    format!("amphi.int.from.*.shard.{shard}.death")
+}
+
+/// The death of one node, said in its name by the `up` that runs it: nobody else has seen its process end.
+pub fn node_death(of: &NodeId, shard: ShardId) -> String {
+    format!("amphi.int.from.{of}.shard.{shard}.death")
+}
+
+/// In whose name a message was sent: the subject says it, and the server lets nobody speak on another's.
+pub fn sender(subject: &str) -> Option<NodeId> {
+    let (node, _) = subject.strip_prefix("amphi.int.from.")?.split_once('.')?;
+    NodeId::parse(node).ok()
 }
 
 /// Everything between nodes and Managers, for permissions: clients may listen and not speak there.
@@ -184,6 +210,22 @@ mod tests {
             ("a.b.c", "a.b", false),
         ] {
             assert_eq!(matches(pattern, subject), expected, "{pattern} {subject}");
+        }
+    }
+
+    #[test]
+    fn the_subject_names_who_speaks() {
+        let (node, shard) = (NodeId::parse("a-node-1").unwrap(), ShardId(3));
+        for (said, heard) in [
+            (to_leader(&node, shard), leader(shard)),
+            (heartbeat(&node, shard), heartbeats(shard)),
+            (node_death(&node, shard), node_deaths(shard)),
+        ] {
+            assert_eq!(sender(&said), Some(node.clone()), "{said}");
+            assert!(matches(&heard, &said) && matches(&spoken_by(&node), &said), "{said}");
+        }
+        for other in ["amphi.int.from.*.shard.0.input", "amphi.int.from.", "amphi.int.shard.0.input", "x", ""] {
+            assert_eq!(sender(other), None, "{other}");
         }
     }
 

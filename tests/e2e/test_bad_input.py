@@ -243,7 +243,7 @@ async def test_garbage_on_the_internal_subjects(c):
     for name in sorted(os.listdir(f"{ROOT}/protocol/samples/input")):
         with open(f"{ROOT}/protocol/samples/input/{name}", encoding="utf-8") as file:
             samples[name.split(".")[0]] = not_here(json.load(file))
-    inputs = "amphi.int.shard.0.input"
+    inputs = "amphi.int.from.ghost-1.shard.0.input"
     # As a node: clients may not even speak there.
     node = await nats.connect(c.up.node_url)
 
@@ -263,7 +263,7 @@ async def test_garbage_on_the_internal_subjects(c):
     for name in ("lead", "tick", "lose_node", "silent", "submit"):
         reply = await ask(json.dumps({"inputs": [samples[name]]}))
         same(reply.get("error", {}).get("code"), "request.invalid", f"{name} from outside")
-    for subject in ["amphi.int.shard.0.heartbeat", "amphi.int.shard.0.death", "amphi.int.node.node-1.command", "amphi.int.node.node-1.tree", "amphi.int.node.ghost.command", "amphi.int.shard.1.input"]:
+    for subject in ["amphi.int.from.ghost-1.shard.0.heartbeat", "amphi.int.from.ghost-1.shard.0.death", "amphi.int.from.node-1.shard.0.heartbeat", "amphi.int.from.node-1.shard.0.death", "amphi.int.node.node-1.command", "amphi.int.node.node-1.tree", "amphi.int.node.ghost.command", "amphi.int.from.ghost-1.shard.1.input"]:
         for data in [*garbage(), *(b"AM\x01\x01" + chance.randbytes(n) for n in (0, 1, 8, 64, 4096)), b"AM\x01\x01" + b"\xfd" + b"\xff" * 8 + b"x", b"AM\x01\x01" + b"\xff" * 200, b"AM\x02\x01x", b"AM\x01\x09x"]:
             await node.publish(subject, data)
             await c.connection.publish(subject, data)
@@ -394,7 +394,7 @@ async def test_a_malformed_header_of_a_client_on_an_internal_subject_reaches_nob
         def attack():
             wire = Wire(own.up.url)
             head = b"NATS/1.0\r\nA: b\rc\r\n\r\n"
-            wire.send(b"HPUB amphi.int.shard.0.input %d %d\r\n%sx\r\nPING\r\n" % (len(head), len(head) + 1, head))
+            wire.send(b"HPUB amphi.int.from.node-1.shard.0.input %d %d\r\n%sx\r\nPING\r\n" % (len(head), len(head) + 1, head))
             wire.line()
             wire.close()
 

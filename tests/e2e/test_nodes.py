@@ -53,13 +53,13 @@ async def test_each_node_runs_one_sleep_at_the_same_time_and_the_traffic_is_seen
     await epic.end("succeeded")
     ends, starts = min(milliseconds(e["ts"]) for e in epic.of("task.succeeded")), max(milliseconds(e["ts"]) for e in epic.of("task.started"))
     assert starts < ends, "all three ran at once"
-    assert {"amphi.int.node", "amphi.int.shard"} <= {subject for subject in seen}, seen
+    assert {"amphi.int.node", "amphi.int.from"} <= {subject for subject in seen}, seen
     await plain.close()
 
 
 async def test_a_client_listens_to_nodes_and_may_not_speak_there(c):
     try:
-        await c.connection.request("amphi.int.shard.0.input", b'{"inputs":[]}', timeout=1)
+        await c.connection.request("amphi.int.from.node-1.shard.0.input", b'{"inputs":[]}', timeout=1)
         raise AssertionError("a client spoke to the leader as a node would")
     except nats.errors.TimeoutError:
         pass

@@ -89,7 +89,7 @@ pub(super) async fn send_heartbeats(
 
 async fn ask(bus: &dyn MessageBus, shard: ShardId, Beat { sent_at, heartbeat }: Beat) -> Option<(Duration, HeartbeatAnswer)> {
     let body = Bytes::from(codec::encode(&heartbeat));
-    match bus.request(subjects::heartbeats(shard), headers(), body, ANSWER_WITHIN).await {
+    match bus.request(subjects::heartbeat(&heartbeat.node, shard), headers(), body, ANSWER_WITHIN).await {
         Ok(answer) => codec::decode(&answer.body).ok().map(|answer| (sent_at, answer)),
         Err(error) => {
             tracing::debug!(%error, "a heartbeat is not acknowledged");

@@ -1,4 +1,7 @@
 //! What comes in over the bus for the leader: inputs from nodes (JSON, because they hold open-ended values) and heartbeats.
+//!
+//! Who speaks is what the subject says, because the server lets a node speak on its own subjects only. Never believes a body that names
+//! another node (law S15).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +11,7 @@ use amphi_coordination::Refusal;
 use amphi_coordination::seat::Answer;
 use amphi_ports::{BusMessage, MessageBus};
 use amphi_protocol::api::{ApiError, ErrorBody, ErrorCode};
-use amphi_protocol::ids::ShardId;
+use amphi_protocol::ids::{NodeId, ShardId};
 use amphi_protocol::journal::Input;
 use amphi_protocol::node::{Heartbeat, NodeDeath};
 use amphi_protocol::{codec, subjects};
@@ -52,7 +55,11 @@ pub async fn serve_inputs(bus: Arc<dyn MessageBus>, shard: ShardId, manager: Man
 
 async fn answer(bus: &dyn MessageBus, manager: &ManagerHandle, message: BusMessage) {
     let body = match serde_json::from_slice::<Request>(&message.body) {
-        Ok(request) => take(manager, request.inputs).await.unwrap_or_else(|error| json!(ErrorBody { error })),
+        Ok(request) => match subjects::sender(&message.subject) {
+            Some(sender) => take(manager, &sender, request.inputs).await,
+            None => Err(ApiError::new(ErrorCode::RequestInvalid, "the subject names no node")),
+        }
+        .unwrap_or_else(|error| json!(ErrorBody { error })),
         Err(error) => json!(ErrorBody { error: ApiError::new(ErrorCode::RequestInvalid, error.to_string()) }),
     };
     if let Some(reply) = message.reply {
@@ -61,18 +68,22 @@ async fn answer(bus: &dyn MessageBus, manager: &ManagerHandle, message: BusMessa
     }
 }
 
-/// What the Manager tells itself is not for others to say: who leads, that time passes, who is silent or lost. A submission comes
-/// through its own gateway only, because its specification does not travel with it.
-fn may_come_from_outside(input: &Input) -> bool {
+/// The node that alone may say this. Nobody: what the Manager tells itself (who leads, that time passes, who is silent or lost), and what
+/// people ask for, which comes through a gateway, where they are known.
+fn speaker(input: &Input) -> Option<&NodeId> {
     match input {
+        Input::Join(join) => Some(&join.node),
+        Input::Agent(report) => Some(&report.node),
+        Input::Staff(report) => Some(&report.node),
+        Input::Attempt(report) => Some(&report.node),
         Input::Lead { .. }
         | Input::LoseNode { .. }
         | Input::Silent { .. }
         | Input::Tick
         | Input::Signal { .. }
         | Input::Submit(_)
-        | Input::Upkeep(_) => false,
-        Input::CancelEpic { .. }
+        | Input::Upkeep(_)
+        | Input::CancelEpic { .. }
         | Input::PauseEpic { .. }
         | Input::ResumeEpic { .. }
         | Input::RetryEpic { .. }
@@ -81,17 +92,17 @@ fn may_come_from_outside(input: &Input) -> bool {
         | Input::AssignTask { .. }
         | Input::RetryTask { .. }
         | Input::ResolveIncident { .. }
-        | Input::Hold { .. }
-        | Input::Join(_)
-        | Input::Agent(_)
-        | Input::Staff(_)
-        | Input::Attempt(_) => true,
+        | Input::Hold { .. } => None,
     }
 }
 
-async fn take(manager: &ManagerHandle, inputs: Vec<Input>) -> Result<serde_json::Value, ApiError> {
-    if !inputs.iter().all(may_come_from_outside) {
-        return Err(ApiError::new(ErrorCode::RequestInvalid, "an input that only the Manager itself may give"));
+async fn take(manager: &ManagerHandle, sender: &NodeId, inputs: Vec<Input>) -> Result<serde_json::Value, ApiError> {
+    for input in &inputs {
+        match speaker(input) {
+            Some(node) if node == sender => {}
+            Some(node) => return Err(foreign(sender, node, "an input")),
+            None => return Err(ApiError::new(ErrorCode::RequestInvalid, "an input that no node may give")),
+        }
     }
     let answers = futures::future::join_all(inputs.into_iter().map(|input| manager.take(input))).await;
     let (mut last_epoch, mut last_index) = (0, 0);
@@ -113,6 +124,22 @@ async fn take(manager: &ManagerHandle, inputs: Vec<Input>) -> Result<serde_json:
     Ok(json!({ "results": results, "epoch": last_epoch, "index": last_index }))
 }
 
+/// Somebody speaks as another node: refused, counted, and said once to whoever reads the log.
+fn foreign(sender: &NodeId, named: &NodeId, what: &str) -> ApiError {
+    metrics::counter!("amphi_foreign_senders_total").increment(1);
+    tracing::warn!(%sender, %named, "{what} names another node than its sender; it is refused");
+    ApiError::new(ErrorCode::PolicyDenied, format!("{what} of {named} came from {sender}"))
+}
+
+/// True if the message comes from the node that it is about.
+fn is_own(message: &BusMessage, node: &NodeId, what: &str) -> bool {
+    let sender = subjects::sender(&message.subject);
+    if let Some(sender) = sender.as_ref().filter(|sender| *sender != node) {
+        let _refused = foreign(sender, node, what);
+    }
+    sender.as_ref() == Some(node)
+}
+
 /// Hands heartbeats on to the Manager, and its acknowledgements back.
 pub async fn serve_heartbeats(bus: Arc<dyn MessageBus>, shard: ShardId, manager: ManagerHandle) {
     loop {
@@ -120,6 +147,7 @@ pub async fn serve_heartbeats(bus: Arc<dyn MessageBus>, shard: ShardId, manager:
             Ok(mut messages) => {
                 while let Some(message) = messages.next().await {
                     match codec::decode::<Heartbeat>(&message.body) {
+                        Ok(heartbeat) if !is_own(&message, &heartbeat.node, "a heartbeat") => {}
                         Ok(heartbeat) => hear(&bus, &manager, heartbeat, message.reply),
                         Err(error) => tracing::warn!(%error, "a heartbeat cannot be read"),
                     }
@@ -152,6 +180,7 @@ pub async fn serve_deaths(bus: Arc<dyn MessageBus>, shard: ShardId, manager: Man
             Ok(mut messages) => {
                 while let Some(message) = messages.next().await {
                     match codec::decode::<NodeDeath>(&message.body) {
+                        Ok(death) if !is_own(&message, &death.node, "a death") => {}
                         Ok(death) => bury(&bus, &manager, death, message.reply).await,
                         Err(error) => tracing::warn!(%error, "news of a node's death cannot be read"),
                     }

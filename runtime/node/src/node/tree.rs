@@ -276,7 +276,7 @@ impl Planting<'_> {
             shard: SHARD,
             registry: self.pools.registry.clone(),
             jobs: self.jobs.clone(),
-            link: Arc::new(BusLeaderLink::new(self.world.bus.clone(), SHARD, LINK_TIMEOUT)),
+            link: Arc::new(BusLeaderLink::new(self.world.bus.clone(), self.node().clone(), SHARD, LINK_TIMEOUT)),
             bus: self.world.bus.clone(),
             handle: self.desk.clone(),
             restart_agent: Arc::new(move |agent| restarting.restart(agent)),

@@ -55,7 +55,7 @@ pub(super) async fn tell(client: Client, death: NodeDeath) {
     let (bus, began) = (NatsBus::new(client), Instant::now());
     let body = bytes::Bytes::from(codec::encode(&death));
     while began.elapsed() < TOLD_WITHIN {
-        if bus.request(subjects::node_deaths(ShardId(0)), BTreeMap::new(), body.clone(), ANSWER_WITHIN).await.is_ok() {
+        if bus.request(subjects::node_death(&death.node, ShardId(0)), BTreeMap::new(), body.clone(), ANSWER_WITHIN).await.is_ok() {
             return;
         }
         tokio::time::sleep(PAUSE).await;

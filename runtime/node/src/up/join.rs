@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use amphi_adapters::nats::{SeatClaim, SeatHolder, with_credentials};
-use amphi_protocol::ids::ShardId;
+use amphi_protocol::ids::{NodeId, ShardId};
 use amphi_protocol::subjects;
 use async_nats::Client;
 use async_nats::client::RequestErrorKind;
@@ -108,9 +108,10 @@ impl Heard {
     }
 }
 
-/// Asks the leader for nothing.
+/// Asks the leader for nothing, in the name of nobody.
 async fn leader_answers(client: &Client) -> Heard {
-    ask(client, subjects::leader(SHARD), r#"{"inputs":[]}"#).await
+    let nobody = NodeId::parse("up").expect("a literal id");
+    ask(client, subjects::to_leader(&nobody, SHARD), r#"{"inputs":[]}"#).await
 }
 
 async fn ask(client: &Client, subject: String, body: &'static str) -> Heard {

@@ -178,7 +178,7 @@ async fn a_client_can_neither_write_to_a_journal_nor_change_its_stream() {
     stranger.publish("amphi.int.node.node-1.command", Bytes::from_static(b"garbage")).await.unwrap();
     check_server(&stranger).await.unwrap();
     check_server(&node).await.unwrap();
-    node.publish("amphi.int.shard.0.input", Bytes::from_static(b"news")).await.unwrap();
+    node.publish("amphi.int.from.node-1.shard.0.input", Bytes::from_static(b"news")).await.unwrap();
     assert_eq!(heard.next().await.unwrap().payload, "news");
     // It may still read, and use its own part of the system.
     stranger.publish("amphi.msg.broadcast", Bytes::from_static(b"{}")).await.unwrap();
