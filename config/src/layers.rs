@@ -112,6 +112,7 @@ pub(crate) const ENVIRONMENT_PATHS: &[&str] = &[
     "cluster.nats",
     "cluster.http",
     "cluster.shards",
+    "cluster.replicas",
     "cluster.durability",
     "cluster.durability_confirmed",
     "health.heartbeat",

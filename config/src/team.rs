@@ -15,7 +15,7 @@ use amphi_protocol::journal::Admission;
 
 pub(crate) const TEAM_KEYS: &[&str] =
     &["version", "cluster", "models", "tools", "roles", "policies", "health", "secrets", "triggers", "notify", "limits"];
-pub(crate) const CLUSTER_KEYS: &[&str] = &["name", "nats", "http", "shards", "durability", "durability_confirmed"];
+pub(crate) const CLUSTER_KEYS: &[&str] = &["name", "nats", "http", "shards", "replicas", "durability", "durability_confirmed"];
 pub(crate) const NATS_KEYS: &[&str] = &["context"];
 pub(crate) const HEALTH_KEYS: &[&str] = &[
     "heartbeat",
@@ -67,6 +67,8 @@ pub struct ClusterConfig {
     pub http: Option<SocketAddr>,
     /// Shards of the coordination state.
     pub shards: u32,
+    /// Servers that keep each stream; `None`: three where the NATS server belongs to a cluster, one where it stands alone.
+    pub replicas: Option<usize>,
     /// What an acknowledged commit survives.
     pub durability: Durability,
     /// The operator vouches for the durability of a foreign server.
@@ -80,6 +82,7 @@ impl Default for ClusterConfig {
             nats: NatsTarget::Managed,
             http: None,
             shards: 1,
+            replicas: None,
             durability: Durability::Power,
             durability_confirmed: false,
         }
@@ -290,6 +293,20 @@ pub(crate) fn check_together(reader: &mut Reader, team: &TeamConfig, root: &Node
     }
 }
 
+/// A majority has to be left when one is lost, so there is no even number.
+fn read_replicas(reader: &mut Reader, value: &Node) -> Option<usize> {
+    if value.kind == Kind::Null {
+        return None;
+    }
+    match reader.whole(value, "cluster.replicas", 1..=5)? {
+        odd @ (1 | 3 | 5) => Some(odd as usize),
+        even => {
+            reader.problem(&value.origin, format!("`cluster.replicas` must be 1, 3 or 5, not {even}"), None);
+            None
+        }
+    }
+}
+
 fn read_cluster(reader: &mut Reader, node: &Node) -> ClusterConfig {
     let mut cluster = ClusterConfig::default();
     for entry in reader.map(node, "cluster", CLUSTER_KEYS) {
@@ -306,6 +323,7 @@ fn read_cluster(reader: &mut Reader, node: &Node) -> ClusterConfig {
             "nats" => cluster.nats = read_nats(reader, value).unwrap_or(cluster.nats),
             "http" => cluster.http = read_http(reader, value),
             "shards" => cluster.shards = reader.whole(value, &path, 1..=256).map_or(1, |shards| shards as u32),
+            "replicas" => cluster.replicas = read_replicas(reader, value),
             "durability" => cluster.durability = reader.choice(value, &path, DURABILITIES).unwrap_or(cluster.durability),
             _ => cluster.durability_confirmed = reader.boolean(value, &path).unwrap_or_default(),
         }

@@ -142,7 +142,7 @@ fn the_higher_layer_wins_value_by_value_and_each_value_knows_its_origin() {
 #[test]
 fn all_problems_are_reported_at_once_with_their_place_and_a_hint() {
     let found = problems(
-        "version: 2\nclutser: {}\ncluster:\n  shrads: 2\n  durability: powr\n  http: nowhere\nhealth:\n  heartbeat: 5\n  stuck_after: soon\n\
+        "version: 2\nclutser: {}\ncluster:\n  shrads: 2\n  durability: powr\n  http: nowhere\n  replicas: 2\nhealth:\n  heartbeat: 5\n  stuck_after: soon\n\
          roles:\n  BuildMaster: { skils: [a], replicas: 5..2 }\n  \"a b\": {}\nsecrets:\n  X: plaintext\n  \"1x\": { env: A }\nlimits: { depth: 0 }\n",
     );
     let place = |line: u32, column: u32, text: &str| {
@@ -157,15 +157,16 @@ fn all_problems_are_reported_at_once_with_their_place_and_a_hint() {
     place(4, 3, "did you mean `shards`?");
     place(5, 15, "did you mean `power`?");
     place(6, 9, "127.0.0.1:7766");
-    place(8, 14, "30s");
-    place(9, 16, "`soon` is no duration");
-    place(11, 18, "did you mean `skills`?");
-    place(11, 40, "min..max");
-    place(12, 3, "role");
-    place(14, 6, "env: VARIABLE");
-    place(15, 3, "secret's name");
-    place(16, 18, "from 8 to 256");
-    assert_eq!(found.len(), 13, "{found:#?}");
+    place(7, 13, "must be 1, 3 or 5, not 2");
+    place(9, 14, "30s");
+    place(10, 16, "`soon` is no duration");
+    place(12, 18, "did you mean `skills`?");
+    place(12, 40, "min..max");
+    place(13, 3, "role");
+    place(15, 6, "env: VARIABLE");
+    place(16, 3, "secret's name");
+    place(17, 18, "from 8 to 256");
+    assert_eq!(found.len(), 14, "{found:#?}");
 }
 
 #[test]
@@ -192,7 +193,7 @@ fn a_full_team_file_with_all_sections_is_read() {
     let text = include_str!("full-team.yaml");
     let loaded = load_text(text).unwrap();
     assert_eq!(loaded.team.cluster.nats, NatsTarget::Context("prod".to_owned()));
-    assert_eq!(loaded.team.cluster.shards, 4);
+    assert_eq!((loaded.team.cluster.shards, loaded.team.cluster.replicas), (4, Some(3)));
     assert_eq!(loaded.team.roles.get("DeployCommander").unwrap().restart.strategy, RoleStrategy::RestForOne);
     assert_eq!(loaded.team.health.manager_lease(false), Duration::from_secs(15));
 }

@@ -37,6 +37,7 @@ const BODY_BYTES_MAX: usize = 900 * 1024;
 /// The stream of public events of one publisher. Not to be shared by several shards' publishers.
 pub struct NatsEventStream {
     context: Context,
+    replicas: usize,
     state: Mutex<Position>,
 }
 
@@ -50,9 +51,9 @@ struct Position {
 }
 
 impl NatsEventStream {
-    /// A publisher on `client`. The stream itself is created by the first [`EventStream::last_seq`].
-    pub fn new(client: &Client) -> Self {
-        Self { context: jetstream_context(client, REQUEST_TIMEOUT), state: Mutex::default() }
+    /// A publisher on `client`. The stream itself is created by the first [`EventStream::last_seq`], with `replicas` copies.
+    pub fn new(client: &Client, replicas: usize) -> Self {
+        Self { context: jetstream_context(client, REQUEST_TIMEOUT), replicas, state: Mutex::default() }
     }
 
     fn position(&self) -> std::sync::MutexGuard<'_, Position> {
@@ -60,7 +61,7 @@ impl NatsEventStream {
     }
 
     async fn last_seq_of(&self, shard: ShardId) -> Result<u64, StoreError> {
-        let stream = find_or_create(&self.context, config()).await?;
+        let stream = find_or_create(&self.context, config(self.replicas)).await?;
         let state = stream.cached_info().state.clone();
         let stored = if state.messages == 0 {
             0
@@ -179,7 +180,7 @@ fn is_missing(error: &async_nats::jetstream::stream::RawMessageError) -> bool {
     }
 }
 
-fn config() -> Config {
+fn config(replicas: usize) -> Config {
     Config {
         name: subjects::EVENTS_STREAM.to_owned(),
         description: Some("Amphitheatre: public events, a view of the journal".to_owned()),
@@ -190,6 +191,7 @@ fn config() -> Config {
         max_messages: EVENTS_MAX,
         max_bytes: BYTES_MAX,
         duplicate_window: DUPLICATE_WINDOW,
+        num_replicas: replicas,
         allow_direct: true,
         ..Default::default()
     }

@@ -25,6 +25,7 @@ mod output;
 mod pins;
 mod reader;
 pub mod remembered;
+mod replicas;
 mod seats;
 
 pub use bus::NatsBus;
@@ -35,6 +36,7 @@ pub use objects::{NatsObjectStore, OBJECT_BYTES_MAX};
 pub use output::NatsOutputLog;
 pub use pins::NatsPins;
 pub use remembered::{Remembered, RememberedWriter};
+pub use replicas::replicas;
 pub use seats::{SeatClaim, SeatHolder};
 
 #[cfg(test)]

@@ -165,7 +165,10 @@ impl Planting<'_> {
             clock: self.world.clock.clone(),
             handle: self.manager.clone(),
             upkeep: self.world.upkeep,
-            periods: Periods { node_dead_ms, fence_ms: millis(health.manager_lease(false) + FENCE_BEYOND_LEASE + GRANT_BEYOND_FENCE) },
+            periods: Periods {
+                node_dead_ms,
+                fence_ms: millis(health.manager_lease(self.world.replicas > 1) + FENCE_BEYOND_LEASE + GRANT_BEYOND_FENCE),
+            },
         };
         let (name, claim) = (format!("{}/manager-0", self.node()), seat.claim.clone());
         ChildSpec::worker("manager-0", move |parent: ActorCell| -> BoxFuture<'static, Result<ActorCell, SpawnErr>> {
@@ -285,7 +288,7 @@ impl Planting<'_> {
             uptime: Arc::new(amphi_adapters::process::uptime),
             settings: DeskSettings {
                 heartbeat: health.heartbeat,
-                fence: health.manager_lease(false) + FENCE_BEYOND_LEASE,
+                fence: health.manager_lease(self.world.replicas > 1) + FENCE_BEYOND_LEASE,
                 ..DeskSettings::default()
             },
         };
@@ -319,12 +322,15 @@ impl Planting<'_> {
     fn mail_door(&self) -> ChildSpec {
         let room = MailRoom::new(self.node().clone(), self.pools.registry.clone(), self.pools.inboxes.clone(), self.world.clock.clone());
         let (nats, name) = (self.spec.nats.clone(), format!("amphi {} messages", self.node()));
+        let replicas = self.world.replicas;
         service(
             self.node().as_str(),
             "messages",
             Arc::new(move || {
                 let (room, nats, name) = (room.clone(), nats.clone(), name.clone());
-                Box::pin(async move { receive_mail(room, &nats, &name).await.err().map_or_else(String::new, |error| format!("{error:#}")) })
+                Box::pin(async move {
+                    receive_mail(room, &nats, &name, replicas).await.err().map_or_else(String::new, |error| format!("{error:#}"))
+                })
             }),
         )
     }
@@ -355,9 +361,9 @@ impl Planting<'_> {
 }
 
 /// Until the connection or the consumer is gone.
-async fn receive_mail(room: MailRoom, nats: &str, name: &str) -> anyhow::Result<()> {
+async fn receive_mail(room: MailRoom, nats: &str, name: &str, replicas: usize) -> anyhow::Result<()> {
     let client = connect_later(nats, name).await?;
-    let mail = NatsAgentMail::open(&client, 1).await?;
+    let mail = NatsAgentMail::open(&client, replicas).await?;
     let bus: Arc<dyn MessageBus> = Arc::new(NatsBus::new(client.clone()));
     tokio::select! {
         delivered = room.deliver(&mail) => delivered?,

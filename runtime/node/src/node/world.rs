@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use amphi_adapters::nats::{
     JetStreamJournal, NatsAgentMail, NatsBus, NatsEventStream, NatsObjectStore, NatsOutputLog, NatsPins, SeatClaim, SeatHolder,
-    check_server, connect_node,
+    check_server, connect_node, replicas,
 };
 use amphi_adapters::process::{ProcessConfig, ProcessEngine};
 use amphi_adapters::tools::{Engines, ToolEngine, tool_names};
@@ -38,6 +38,8 @@ pub struct Seat {
 /// Everything outside of the process.
 pub struct World {
     pub client: Client,
+    /// Copies of each stream.
+    pub replicas: usize,
     pub bus: Arc<dyn MessageBus>,
     /// The Manager's seat, if this node has it.
     pub seat: Option<Seat>,
@@ -81,10 +83,11 @@ impl World {
         let client = connect_node(&spec.nats, &format!("amphi {}", spec.node)).await.context("connecting to NATS")?;
         until("the NATS server", || check_server(&client)).await;
         let memory = Arc::new(NodeMemory::open(spec.data.clone(), spec.cluster.clone()));
-        let seat = Self::seat(spec, &client, &memory).await?;
-        let objects = Arc::new(until("the object store", || NatsObjectStore::open(&client, 1)).await);
-        let output = Arc::new(until("the output stream", || NatsOutputLog::open(&client, 1)).await);
-        let mail = Arc::new(until("the stream of messages", || NatsAgentMail::open(&client, 1)).await);
+        let replicas = until("the number of replicas", || replicas(&client, team.cluster.replicas)).await;
+        let seat = Self::seat(spec, &client, &memory, replicas).await?;
+        let objects = Arc::new(until("the object store", || NatsObjectStore::open(&client, replicas)).await);
+        let output = Arc::new(until("the output stream", || NatsOutputLog::open(&client, replicas)).await);
+        let mail = Arc::new(until("the stream of messages", || NatsAgentMail::open(&client, replicas)).await);
         let secrets = match resolve_secrets(team, environment) {
             Ok(secrets) => secrets.expose_all(),
             Err(errors) => bail!("secrets: {}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
@@ -99,7 +102,7 @@ impl World {
         let worktrees = WorktreeConfig { data_dir: spec.data.clone(), guard, basics, worktrees_max: WORKTREES_MAX };
         let processes = ProcessEngine::open(config, output.clone(), objects.clone()).context("opening the process engine")?;
         let engines = Arc::new(Engines::new(Arc::new(processes), tools));
-        let pins = Arc::new(NatsPins::new(&client, 1));
+        let pins = Arc::new(NatsPins::new(&client, replicas));
         let worktrees = Arc::new(GitWorkspaces::open(worktrees, engines, output.clone(), pins, &secrets).context("opening the worktrees")?);
         let faults = environment.get("AMPHI_FAULTS") == Some("1");
         let beside = spec.config.as_deref().and_then(Path::parent).map(Path::to_owned);
@@ -110,11 +113,12 @@ impl World {
         Ok(Self {
             bus: Arc::new(NatsBus::new(client.clone())),
             seat,
-            events: Arc::new(NatsEventStream::new(&client)),
+            events: Arc::new(NatsEventStream::new(&client, replicas)),
             engine: worktrees.clone(),
             worktrees,
             clock: Arc::new(WallClock),
             client,
+            replicas,
             objects,
             output,
             mail,
@@ -131,17 +135,17 @@ impl World {
 
 impl World {
     /// The seat, if this `up` still has the claim: another may have taken it while no Manager answered.
-    async fn seat(spec: &NodeSpec, client: &Client, memory: &NodeMemory) -> anyhow::Result<Option<Seat>> {
+    async fn seat(spec: &NodeSpec, client: &Client, memory: &NodeMemory, replicas: usize) -> anyhow::Result<Option<Seat>> {
         if !spec.seat {
             return Ok(None);
         }
-        let claim = until("the Manager's seat", || SeatClaim::open(client, SHARD, 1, &spec.claimant)).await;
+        let claim = until("the Manager's seat", || SeatClaim::open(client, SHARD, replicas, &spec.claimant)).await;
         if until("the Manager's seat", || claim.holder()).await != SeatHolder::Me {
             tracing::warn!(node = %spec.node, "another `amphi up` has taken the Manager's seat; this node goes on without");
             return Ok(None);
         }
         let create = memory.recall(SHARD).context("this node's memory of the journal")?.is_none();
-        let journal = until("the journal", || JetStreamJournal::open(client, SHARD, 1, create)).await;
+        let journal = until("the journal", || JetStreamJournal::open(client, SHARD, replicas, create)).await;
         Ok(Some(Seat { journal: Arc::new(journal), claim }))
     }
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use amphi_adapters::nats::{SeatClaim, SeatHolder, with_credentials};
+use amphi_adapters::nats::{SeatClaim, SeatHolder, replicas, with_credentials};
 use amphi_protocol::ids::{NodeId, ShardId};
 use amphi_protocol::subjects;
 use async_nats::Client;
@@ -59,10 +59,12 @@ pub(super) async fn admission(client: &Client, url: &str) -> Result<Admission, R
     }
 }
 
-/// Whether this `up` runs the Manager: claims the seat if it is free, or if no Manager answers for whoever has it.
-pub(super) async fn claims_seat(client: &Client, me: &str) -> Result<bool, Refusal> {
+/// Whether this `up` runs the Manager: claims the seat if it is free, or if no Manager answers for whoever has it. `configured`: how
+/// many copies its stream gets, if nobody has made one yet.
+pub(super) async fn claims_seat(client: &Client, me: &str, configured: Option<usize>) -> Result<bool, Refusal> {
     let refused = |error: &dyn std::error::Error| Refusal::caused(EXIT_UNREACHABLE, error);
-    let claim = SeatClaim::open(client, SHARD, 1, me).await.map_err(|e| refused(&e))?;
+    let replicas = replicas(client, configured).await.map_err(|e| refused(&e))?;
+    let claim = SeatClaim::open(client, SHARD, replicas, me).await.map_err(|e| refused(&e))?;
     let began = Instant::now();
     let mut told = false;
     loop {

@@ -84,6 +84,8 @@ pub struct UpOptions {
     pub no_restart: bool,
     /// What an acknowledged write survives, for the managed server.
     pub durability: Durability,
+    /// Copies of each stream, if a cluster is made; none: three on a clustered server, one on a server that stands alone.
+    pub replicas: Option<usize>,
     /// Folder with `bin/nats-server`, looked at first.
     pub tools: Option<PathBuf>,
     /// The program that is run as `<program> node --spec -`; default: this one.
@@ -105,6 +107,7 @@ impl Default for UpOptions {
             no_manager: false,
             no_restart: false,
             durability: Durability::default(),
+            replicas: None,
             tools: None,
             program: None,
         }
@@ -249,7 +252,7 @@ impl Nats {
             return Ok(false);
         }
         let me = names::claimant(&options.data).map_err(|e| Refusal::caused(EXIT_USAGE, &e))?;
-        join::claims_seat(client, &me).await
+        join::claims_seat(client, &me, options.replicas).await
     }
 
     fn pid(&self) -> Option<u32> {

@@ -52,14 +52,14 @@ async fn stored_seqs(fixture: &Fixture) -> Vec<u64> {
 #[tokio::test]
 async fn events_are_published_in_order_once_and_the_last_one_is_known() {
     let fixture = Fixture::start().await;
-    let stream = NatsEventStream::new(&fixture.client().await);
+    let stream = NatsEventStream::new(&fixture.client().await, 1);
     assert_eq!(stream.last_seq(ShardId(0)).await.unwrap(), 0);
     stream.publish(&events(1..=700)).await.unwrap();
     stream.publish(&events(600..=800)).await.unwrap();
     assert_eq!(stream.last_seq(ShardId(0)).await.unwrap(), 800);
     assert_eq!(stored_seqs(&fixture).await, (1..=800).collect::<Vec<_>>());
     // Another shard's events do not count as ours, wherever they stand.
-    NatsEventStream::new(&fixture.client().await).publish(&[event(1, 5)]).await.unwrap();
+    NatsEventStream::new(&fixture.client().await, 1).publish(&[event(1, 5)]).await.unwrap();
     assert_eq!(stream.last_seq(ShardId(0)).await.unwrap(), 800);
     assert_eq!(stream.last_seq(ShardId(1)).await.unwrap(), 5);
     assert_eq!(stream.last_seq(ShardId(2)).await.unwrap(), 0);
@@ -68,7 +68,7 @@ async fn events_are_published_in_order_once_and_the_last_one_is_known() {
 #[tokio::test]
 async fn after_a_restart_that_emptied_it_the_event_stream_is_made_again_and_filled_without_a_hole() {
     let fixture = Fixture::start().await;
-    let stream = NatsEventStream::new(&fixture.client().await);
+    let stream = NatsEventStream::new(&fixture.client().await, 1);
     stream.last_seq(ShardId(0)).await.unwrap();
     stream.publish(&events(1..=10)).await.unwrap();
     fixture.kill_server().await;
@@ -83,11 +83,11 @@ async fn after_a_restart_that_emptied_it_the_event_stream_is_made_again_and_fill
 #[tokio::test]
 async fn a_stream_that_somebody_else_made_again_is_noticed_by_the_publisher() {
     let fixture = Fixture::start().await;
-    let stream = NatsEventStream::new(&fixture.client().await);
+    let stream = NatsEventStream::new(&fixture.client().await, 1);
     stream.last_seq(ShardId(0)).await.unwrap();
     stream.publish(&events(1..=10)).await.unwrap();
     fixture.kill_server().await;
-    let other = NatsEventStream::new(&fixture.client().await);
+    let other = NatsEventStream::new(&fixture.client().await, 1);
     eventually(|| other.last_seq(ShardId(0))).await;
     stream.publish(&events(11..=12)).await.unwrap_err();
     assert_eq!(stream.last_seq(ShardId(0)).await.unwrap(), 0, "nothing before the hole is taken for stored");
