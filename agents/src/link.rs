@@ -58,6 +58,12 @@ pub enum LinkError {
         /// The same request may succeed later.
         retryable: bool,
     },
+    /// The answer is that of an older term than the node knows of.
+    #[error("a Manager of term {epoch} answers, which was deposed")]
+    Deposed {
+        /// Its term.
+        epoch: Epoch,
+    },
     /// The answer is not of the agreed shape.
     #[error("the leader's answer cannot be read: {0}")]
     Malformed(String),

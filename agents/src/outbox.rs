@@ -5,6 +5,7 @@
 //! progress only the latest.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ struct Shared {
     pushed: Notify,
     /// The queue became empty.
     emptied: Notify,
+    /// The newest term that the node knows of.
+    epoch: AtomicU64,
 }
 
 impl Shared {
@@ -78,6 +81,11 @@ impl Outbox {
     pub fn push(&self, input: Input) {
         self.shared.queue().push(input);
         self.shared.pushed.notify_one();
+    }
+
+    /// The node has heard of a term: the verdicts of older ones count no more.
+    pub fn heard_of(&self, epoch: Epoch) {
+        self.shared.epoch.fetch_max(epoch.0, Ordering::Relaxed);
     }
 
     /// Inputs without a verdict.
@@ -125,6 +133,8 @@ async fn deliver(shared: Arc<Shared>, link: Arc<dyn LeaderLink>, uptime: Uptime,
         let (sent, sent_at) = (batch.len(), uptime());
         let reply = match link.send(batch).await {
             Ok(reply) if reply.results.len() != sent => Err(LinkError::Malformed(format!("{} of {sent} verdicts", reply.results.len()))),
+            // A Manager that was deposed and has not noticed: what it refuses may stand in the journal, or be wanted by its successor.
+            Ok(reply) if reply.epoch.0 < shared.epoch.load(Ordering::Relaxed) => Err(LinkError::Deposed { epoch: reply.epoch }),
             other => other,
         };
         let held_back = match reply {
@@ -148,7 +158,7 @@ async fn deliver(shared: Arc<Shared>, link: Arc<dyn LeaderLink>, uptime: Uptime,
             Err(error) => {
                 metrics::counter!("amphi_outbox_resends_total").increment(1);
                 tracing::debug!(%error, inputs = sent, "reports wait for a leader");
-                shared.queue().returned(matches!(error, LinkError::Unknown(_) | LinkError::Malformed(_)));
+                shared.queue().returned(matches!(error, LinkError::Unknown(_) | LinkError::Malformed(_) | LinkError::Deposed { .. }));
                 true
             }
         };

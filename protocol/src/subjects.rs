@@ -77,6 +77,21 @@ pub fn heartbeat(from: &NodeId, shard: ShardId) -> String {
     format!("amphi.int.from.{from}.shard.{shard}.heartbeat")
 }
 
+/// Where whoever holds a shard's lease says that it is there; nobody listening means that nobody holds it.
+pub fn lease_holder(shard: ShardId) -> String {
+    format!("amphi.int.shard.{shard}.holder")
+}
+
+/// Requests of the public API that another node's gateway passes on to the leader of a shard.
+pub fn passed_on(shard: ShardId) -> String {
+    format!("amphi.int.shard.{shard}.api")
+}
+
+/// Header of a passed-on request: its verb, such as `epic.get`.
+pub const VERB_HEADER: &str = "Amphi-Verb";
+/// Header of a passed-on request: who asked.
+pub const BY_HEADER: &str = "Amphi-By";
+
 /// Where neighbours say that a node's process is dead, to subscribe to.
 pub fn node_deaths(shard: ShardId) -> String {
     format!("amphi.int.from.*.shard.{shard}.death")
@@ -98,12 +113,12 @@ pub const INTERNAL: &str = "amphi.int.>";
 /// Where nodes wait for answers. Below [`INTERNAL`], so that no client can send them anything either.
 pub const INTERNAL_INBOX: &str = "amphi.int.inbox";
 
-/// Stream that says who has the Manager's seat of each shard.
+/// Stream that says who holds the Manager's lease of each shard.
 pub const SEATS_STREAM: &str = "AMPHI_SEATS";
 /// What [`SEATS_STREAM`] holds.
 pub const SEATS_SUBJECTS: &str = "amphi.seat.>";
 
-/// The claim to the Manager's seat of a shard.
+/// The lease of a shard's Manager.
 pub fn seat(shard: ShardId) -> String {
     format!("amphi.seat.{shard}")
 }

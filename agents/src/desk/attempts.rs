@@ -75,7 +75,7 @@ impl DeskState {
         if command.epoch < self.epoch {
             return NodeAnswer::OldEpoch { epoch: self.epoch };
         }
-        self.epoch = command.epoch;
+        self.heard_of(command.epoch);
         for order in command.orders {
             match order {
                 Order::Assign(assignment) => self.assign(assignment),

@@ -28,7 +28,7 @@ impl DeskState {
             // A Manager that was deposed and has not noticed: it gives no locks on, so its word is worth nothing here.
             return;
         }
-        self.epoch = answer.epoch;
+        self.heard_of(answer.epoch);
         match answer.standing {
             Standing::Member => {
                 self.acknowledged(sent_at);

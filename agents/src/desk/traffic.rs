@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use amphi_protocol::ids::AttemptRef;
+use amphi_protocol::ids::{AttemptRef, Epoch};
 use amphi_protocol::journal::{AttemptNews, Input, NodeInfo};
 use amphi_protocol::node::Heartbeat;
 use ractor::RpcReplyPort;
@@ -142,7 +142,7 @@ impl DeskState {
     }
 
     pub(super) fn settled(&mut self, settlement: Settlement) {
-        self.epoch = self.epoch.max(settlement.epoch);
+        self.heard_of(settlement.epoch);
         let sent_at = settlement.sent_at;
         for Settled { input, verdict, doubtful } in settlement.settled {
             if let Verdict::Refused(code) = &verdict {
@@ -165,6 +165,12 @@ impl DeskState {
                 (_, Verdict::Accepted | Verdict::Refused(_)) => {}
             }
         }
+    }
+
+    /// A Manager speaks for a term; whoever speaks for an older one is not listened to any more.
+    pub(super) fn heard_of(&mut self, epoch: Epoch) {
+        self.epoch = self.epoch.max(epoch);
+        self.outbox.heard_of(epoch);
     }
 
     /// `sent_at`: when the request was sent that the leader took; not known if an earlier one may have been it.

@@ -59,6 +59,11 @@ impl ManagerHandle {
         self.leadership.subscribe()
     }
 
+    /// True if the Manager of this node leads, as far as it knows.
+    pub fn leads(&self) -> bool {
+        matches!(*self.leadership.borrow(), Leadership::Leads(_))
+    }
+
     /// Takes an input in and waits for its commit.
     ///
     /// # Errors
@@ -114,7 +119,7 @@ impl ManagerHandle {
         self.lost();
     }
 
-    pub(crate) fn leads(&self, epoch: Epoch) {
+    pub(crate) fn began(&self, epoch: Epoch) {
         self.leadership.send_replace(Leadership::Leads(epoch));
     }
 

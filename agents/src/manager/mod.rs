@@ -1,16 +1,18 @@
 //! The Manager: a thin actor around the pure [`Seat`]. It feeds inputs in, performs the seat's actions in order, and never waits in a
 //! handler: the journal, the bus and the event stream are served by owned tasks that report back as messages.
 //!
-//! It decides nothing itself. Start at [`Manager`], then [`boot`] (how a seat is rebuilt from the journal), [`handle`] (how others reach
-//! it) and [`wiring`] (what comes in over the bus).
+//! It decides nothing itself. Start at [`Manager`], then [`boot`] (how a seat is rebuilt from the journal), `standby` (how it follows),
+//! [`campaign`] (how it comes to lead), [`handle`] (how others reach it) and [`wiring`] (what comes in over the bus).
 
 pub mod archive;
 pub mod boot;
+pub mod campaign;
 mod courier;
 pub mod handle;
 mod post;
 mod publisher;
 mod signals;
+mod standby;
 mod upkeep;
 pub mod wiring;
 
@@ -32,11 +34,14 @@ use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
 use boot::{BootError, Booted};
+use campaign::{Candidacy, Term};
 use courier::Couriers;
 pub use handle::{Leadership, ManagerHandle, Read, Snapshot};
 use post::Post;
 use publisher::Publisher;
 use signals::Signals;
+pub use standby::Followed;
+use standby::Unpublished;
 pub use upkeep::UpkeepLimits;
 use upkeep::{ChoreError, Done, Keeper};
 
@@ -71,12 +76,22 @@ pub struct ManagerArguments {
     pub periods: Periods,
     /// When the journal is snapshotted, archived and trimmed.
     pub upkeep: UpkeepLimits,
+    /// How it comes to lead.
+    pub candidacy: Candidacy,
 }
 
 /// What a Manager hears.
 pub enum ManagerMessage {
     /// The seat has been rebuilt, or could not be.
     Booted(Box<Result<Booted, BootError>>),
+    /// A record of the journal, while this Manager does not lead; or why there are no more.
+    Followed(Box<Result<Followed, BootError>>),
+    /// The lease is ours.
+    Elected,
+    /// Everything that the journal holds was followed.
+    CaughtUp,
+    /// The lease is not ours any more, and why.
+    Deposed(String),
     /// Take an input in; the answer comes after its commit.
     Take(Box<Input>, oneshot::Sender<Answer>),
     /// Look at the state, once it is exactly what the journal holds.
@@ -97,6 +112,10 @@ impl std::fmt::Debug for ManagerMessage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Booted(_) => "Booted",
+            Self::Followed(_) => "Followed",
+            Self::Elected => "Elected",
+            Self::CaughtUp => "CaughtUp",
+            Self::Deposed(_) => "Deposed",
             Self::Take(..) => "Take",
             Self::Read(_) => "Read",
             Self::Heartbeat(..) => "Heartbeat",
@@ -129,14 +148,19 @@ pub struct ManagerState {
     next_ticket: Ticket,
     reads: Vec<Read>,
     couriers: Couriers,
-    publisher: Publisher,
+    /// Only a leader publishes.
+    publisher: Option<Publisher>,
+    unpublished: Unpublished,
     keeper: Keeper,
     post: Post,
     signals: Signals,
+    term: Arc<Term>,
     last_tick: Instant,
     last_round: Instant,
     tick_waits: bool,
-    boot: Option<AbortOnDropHandle<()>>,
+    /// What reads the journal: the boot, then what follows it.
+    reading: Option<AbortOnDropHandle<()>>,
+    campaign: Option<AbortOnDropHandle<()>>,
     append: Option<AbortOnDropHandle<()>>,
     _ticker: AbortOnDropHandle<()>,
 }
@@ -148,6 +172,10 @@ struct Time {
 }
 
 impl Time {
+    fn from(base: Timestamp) -> Self {
+        Self { base, since: Instant::now() }
+    }
+
     fn now(&self) -> Timestamp {
         self.base.after_ms(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
@@ -174,10 +202,12 @@ impl Actor for Manager {
         let boot = tokio::spawn(boot::run(arguments.clone(), myself.clone()));
         let now = Instant::now();
         Ok(ManagerState {
-            time: Time { base: arguments.clock.now(), since: now },
+            time: Time::from(arguments.clock.now()),
             couriers: Couriers::new(arguments.bus.clone()),
             signals: Signals::new(arguments.bus.clone()),
-            publisher: Publisher::start(arguments.shard, arguments.events.clone()),
+            publisher: None,
+            unpublished: Unpublished::default(),
+            term: Arc::default(),
             keeper: Keeper::new(arguments.upkeep),
             post: Post::start(arguments.mail.clone()),
             arguments,
@@ -189,7 +219,8 @@ impl Actor for Manager {
             last_tick: now,
             last_round: now,
             tick_waits: false,
-            boot: Some(AbortOnDropHandle::new(boot)),
+            reading: Some(AbortOnDropHandle::new(boot)),
+            campaign: None,
             append: None,
             _ticker: AbortOnDropHandle::new(ticker),
         })
@@ -197,7 +228,11 @@ impl Actor for Manager {
 
     async fn handle(&self, myself: ActorRef<Self::Msg>, message: Self::Msg, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
         match message {
-            ManagerMessage::Booted(booted) => state.booted(*booted)?,
+            ManagerMessage::Booted(booted) => state.booted(&myself, *booted)?,
+            ManagerMessage::Followed(followed) => state.followed(*followed)?,
+            ManagerMessage::Elected => state.elected(&myself),
+            ManagerMessage::CaughtUp => state.caught_up(),
+            ManagerMessage::Deposed(reason) => state.deposed(&myself, reason)?,
             ManagerMessage::Take(input, reply) => state.take(*input, Some(reply)),
             ManagerMessage::Read(read) => state.reads.push(read),
             ManagerMessage::Heartbeat(heartbeat, reply) => state.heartbeat(&heartbeat, reply),
@@ -218,21 +253,18 @@ impl Actor for Manager {
 
     async fn post_stop(&self, _myself: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
         state.arguments.handle.lost();
+        state.campaign = None;
+        campaign::release(&state.arguments.candidacy, &state.term).await;
         Ok(())
     }
 }
 
 impl ManagerState {
-    fn booted(&mut self, booted: Result<Booted, BootError>) -> Result<(), ActorProcessingErr> {
-        self.boot = None;
-        let Booted { mut seat, events } = booted?;
-        let last = seat.state().now;
-        self.time = Time { base: last.max(self.arguments.clock.now()), since: Instant::now() };
-        self.publisher.publish(events);
-        self.post.send(seat.take_untold());
-        seat.lead();
-        self.seat = Some(seat);
-        Ok(())
+    /// Another Manager has the lease, and perhaps a term: whatever this one believes, it starts anew as a standby.
+    fn deposed(&mut self, myself: &ActorRef<ManagerMessage>, reason: String) -> Result<(), ActorProcessingErr> {
+        self.arguments.handle.lost();
+        let actions = self.seat.as_mut().map(|seat| seat.step_down(reason)).unwrap_or_default();
+        self.perform(myself, actions)
     }
 
     fn take(&mut self, input: Input, reply: Option<oneshot::Sender<Answer>>) {
@@ -262,7 +294,8 @@ impl ManagerState {
     /// A Manager that does not lead says nothing; what it has heard counts all the same when it leads.
     fn heartbeat(&mut self, heartbeat: &Heartbeat, reply: Option<oneshot::Sender<HeartbeatAnswer>>) {
         self.liveness.heard(self.time.now(), heartbeat);
-        let Some((seat, reply)) = self.seat.as_ref().filter(|seat| seat.is_leading()).zip(reply) else { return };
+        let leading = self.seat.as_ref().filter(|seat| seat.is_leading() && self.term.is_confirmed());
+        let Some((seat, reply)) = leading.zip(reply) else { return };
         let state = seat.state();
         let standing = match state.node(&heartbeat.node) {
             Some(known) if known.incarnation > heartbeat.incarnation => Standing::Outlived,
@@ -370,6 +403,9 @@ impl ManagerState {
                 Action::Answer { ticket: 0, .. } => self.tick_waits = false,
                 Action::Answer { ticket: UPKEEP, .. } => self.keeper.recorded(),
                 Action::Answer { ticket, answer } => {
+                    // A refusal is not on record, so only the lease says that it follows from the newest state.
+                    let is_stale = matches!(answer, Answer::Refused(_)) && !self.term.is_confirmed();
+                    let answer = if is_stale { Answer::NotLeading } else { answer };
                     if let Some(reply) = self.replies.remove(&ticket) {
                         // The asker may have gone; its input stands all the same.
                         let _gone = reply.send(answer);
@@ -379,13 +415,17 @@ impl ManagerState {
                     let epoch = self.epoch();
                     self.couriers.send(epoch, (node, incarnation), order);
                 }
-                Action::Publish(events) => self.publisher.publish(events),
+                Action::Publish(events) => self.publisher.iter().for_each(|publisher| publisher.publish(events.clone())),
                 Action::Tell(letters) => self.post.send(letters),
                 Action::Leads(epoch) => {
                     let now = self.time.now();
                     self.liveness.grace(now);
+                    let publisher = Publisher::start(self.arguments.shard, self.arguments.events.clone());
+                    publisher.publish(self.unpublished.take());
+                    self.publisher = Some(publisher);
+                    self.post.send(self.seat.as_mut().map(Seat::take_untold).unwrap_or_default());
                     tracing::info!(shard = %self.arguments.shard, epoch = epoch.0, "this node leads");
-                    self.arguments.handle.leads(epoch);
+                    self.arguments.handle.began(epoch);
                 }
                 Action::StepDown(reason) => {
                     self.arguments.handle.lost();
@@ -459,6 +499,10 @@ impl ManagerState {
             }
             return;
         };
+        // Somebody else may lead by now: what is asked waits until that is known.
+        if !self.term.is_confirmed() {
+            return;
+        }
         let (now, state) = (self.time.now(), seat.state());
         let lease_left = |attempt: &_| self.liveness.lease_left_ms(now, state, attempt);
         let (tail, _) = seat.tail();

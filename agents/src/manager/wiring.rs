@@ -21,7 +21,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::manager::{ManagerHandle, ManagerMessage};
+use crate::manager::{Leadership, ManagerHandle, ManagerMessage};
 
 /// Requests that are answered at once; the rest waits in the subscription.
 const REQUESTS_AT_ONCE: usize = 256;
@@ -32,24 +32,44 @@ struct Request {
     inputs: Vec<Input>,
 }
 
-/// Serves the leader's subject while this node leads; nodes elsewhere then get "no responders" at once.
+/// Serves the leader's subject while this node leads, and only then: nodes elsewhere get "no responders" at once, and whoever was deposed
+/// takes nothing more in.
 pub async fn serve_inputs(bus: Arc<dyn MessageBus>, shard: ShardId, manager: ManagerHandle) {
     let requests = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
-    loop {
-        match bus.subscribe(subjects::leader(shard)).await {
-            Ok(mut messages) => {
-                while let Some(message) = messages.next().await {
-                    let Ok(permit) = requests.clone().acquire_owned().await else { return };
-                    let (bus, manager) = (bus.clone(), manager.clone());
-                    tokio::spawn(async move {
-                        answer(&*bus, &manager, message).await;
-                        drop(permit);
-                    });
-                }
+    while_leading(&manager, || {
+        let (bus, manager, requests) = (bus.clone(), manager.clone(), requests.clone());
+        async move {
+            let mut messages = match bus.subscribe(subjects::leader(shard)).await {
+                Ok(messages) => messages,
+                Err(error) => return tracing::debug!(%error, "the leader's subject is subscribed later"),
+            };
+            while let Some(message) = messages.next().await {
+                let Ok(permit) = requests.clone().acquire_owned().await else { return };
+                let (bus, manager) = (bus.clone(), manager.clone());
+                tokio::spawn(async move {
+                    answer(&*bus, &manager, message).await;
+                    drop(permit);
+                });
             }
-            Err(error) => tracing::debug!(%error, "the leader's subject is subscribed later"),
         }
-        tokio::time::sleep(RESUBSCRIBE_AFTER).await;
+    })
+    .await;
+}
+
+/// Does `work` whenever this node leads, again if it ends, and drops it when the node leads no more.
+pub async fn while_leading<F: Future<Output = ()>>(manager: &ManagerHandle, work: impl Fn() -> F) {
+    let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leads(_));
+    let mut leadership = manager.leadership();
+    loop {
+        // The handle outlives everybody who waits on it.
+        if leadership.wait_for(leads).await.is_err() {
+            return;
+        }
+        let over = async { leadership.wait_for(|now| !leads(now)).await.is_err() };
+        tokio::select! {
+            _ = over => {}
+            () = work() => tokio::time::sleep(RESUBSCRIBE_AFTER).await,
+        }
     }
 }
 

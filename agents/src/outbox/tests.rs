@@ -98,3 +98,28 @@ fn only_what_was_sent_without_an_answer_is_doubtful() {
     let doubts: Vec<bool> = queue.settle(vec![Verdict::Accepted; 3]).iter().map(|one| one.doubtful).collect();
     assert_eq!(doubts, [true, false, false]);
 }
+
+/// Answers each request in turn with the next term.
+struct Leaders(Mutex<Vec<u64>>, Notify);
+
+impl LeaderLink for Leaders {
+    fn send(&self, inputs: Vec<Input>) -> futures::future::BoxFuture<'static, Result<crate::link::LeaderReply, LinkError>> {
+        let epoch = Epoch(self.0.lock().unwrap().pop().unwrap());
+        self.1.notify_one();
+        let results = inputs.iter().map(|_| if epoch.0 < 7 { refused("stale") } else { Verdict::Accepted }).collect();
+        Box::pin(async move { Ok(crate::link::LeaderReply { epoch, index: amphi_protocol::ids::CommitIndex(1), results }) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deposed_manager_refuses_nothing_for_good() {
+    let link = Arc::new(Leaders(Mutex::new(vec![7, 6, 5]), Notify::new()));
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let outbox = Outbox::start(link.clone(), Arc::new(|| Duration::ZERO), move |settlement| told.send(settlement).unwrap());
+    outbox.heard_of(Epoch(7));
+    outbox.push(started(1));
+    let settlement = heard.recv().await.unwrap();
+    assert_eq!((settlement.epoch, settlement.settled[0].verdict.clone()), (Epoch(7), Verdict::Accepted));
+    assert!(settlement.settled[0].doubtful, "a deposed one may have taken it all the same");
+    assert!(link.0.lock().unwrap().is_empty());
+}

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use amphi_agents::manager::campaign::Candidacy;
 use amphi_agents::manager::{Leadership, Manager, ManagerArguments, ManagerHandle, UpkeepLimits};
 use amphi_coordination::liveness::Periods;
 use amphi_coordination::{EventSink, State};
 use amphi_ports::{
-    AgentMail, AppendError, BusError, BusMessage, Clock, Delivery, EventStream, Journal, MessageBus, ObjectStore, Posted, StoreError,
-    TailMemory,
+    AgentMail, AppendError, BusError, BusMessage, Claim, Clock, Delivery, EventStream, Holder, Journal, Lease, MessageBus, ObjectStore,
+    Posted, StoreError, TailMemory,
 };
 use amphi_protocol::document::EpicSpec;
 use amphi_protocol::event::Event;
@@ -231,6 +232,57 @@ impl Journal for MemoryJournal {
             })
             .boxed()
     }
+
+    fn follow(&self, after: u64) -> BoxStream<'static, Result<(u64, Bytes), StoreError>> {
+        let journal = self.clone();
+        futures::stream::unfold(after + 1, move |next| {
+            let journal = journal.clone();
+            async move {
+                loop {
+                    if next <= journal.trimmed() as u64 {
+                        return Some((Err(failed("the record is not there any more", true)), next));
+                    }
+                    if let Some(record) = journal.records().get(next as usize - 1) {
+                        return Some((Ok((next, record.clone())), next + 1));
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        })
+        .boxed()
+    }
+}
+
+/// A lease in memory.
+#[derive(Default)]
+pub struct MemoryLease(Mutex<Option<Claim>>);
+
+impl MemoryLease {
+    /// Who holds it.
+    pub fn holder(&self) -> Option<Holder> {
+        self.0.lock().unwrap().as_ref()?.holder.clone()
+    }
+}
+
+impl Lease for MemoryLease {
+    fn look(&self) -> BoxFuture<'_, Result<Option<Claim>, StoreError>> {
+        futures::future::ready(Ok(self.0.lock().unwrap().clone())).boxed()
+    }
+
+    fn claim(&self, expected: u64, holder: Option<Holder>) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
+        let mut claim = self.0.lock().unwrap();
+        let stands = claim.as_ref().map_or(0, |claim| claim.sequence);
+        let taken = (stands == expected).then_some(stands + 1);
+        if let Some(sequence) = taken {
+            *claim = Some(Claim { sequence, holder });
+        }
+        futures::future::ready(Ok(taken)).boxed()
+    }
+}
+
+/// A candidacy for `lease` of the node in the data folder `home`.
+pub fn candidacy(lease: &Arc<MemoryLease>, home: &str) -> Candidacy {
+    Candidacy { lease: lease.clone(), home: home.to_owned(), ttl: Duration::from_secs(3), held: Arc::default() }
 }
 
 #[derive(Default)]
@@ -328,6 +380,10 @@ impl MessageBus for NoWorld {
 
     fn is_connected(&self) -> bool {
         true
+    }
+
+    fn connections(&self) -> u64 {
+        1
     }
 }
 
@@ -430,6 +486,7 @@ impl Stage {
             handle: manager.clone(),
             upkeep,
             periods: Periods { node_dead_ms: 15_000, fence_ms: 18_000 },
+            candidacy: candidacy(&Arc::default(), "home-1"),
         };
         let (keeper, _) = Actor::spawn(None, Keeper, arguments).await.unwrap();
         let stage = Self { manager, journal, memory, objects, keeper };

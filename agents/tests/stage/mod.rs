@@ -346,6 +346,10 @@ impl MessageBus for FakeBus {
     fn is_connected(&self) -> bool {
         !self.down.load(Ordering::SeqCst)
     }
+
+    fn connections(&self) -> u64 {
+        1
+    }
 }
 
 /// Restarts every agent that ends, 50 ms later, and tells the desk.

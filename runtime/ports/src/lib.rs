@@ -35,6 +35,42 @@ pub trait Journal: Send + Sync + 'static {
 
     /// All records after sequence `after` up to the end as of this call, in order, without gaps.
     fn read(&self, after: u64) -> BoxStream<'_, Result<(u64, Bytes), StoreError>>;
+
+    /// All records after sequence `after` and every later one soon after it was stored, in order, without gaps. Ends only with an
+    /// error; a record that was trimmed meanwhile is one.
+    fn follow(&self, after: u64) -> BoxStream<'static, Result<(u64, Bytes), StoreError>>;
+}
+
+/// The lease of a shard's Manager: a hint who leads, replaced only by compare-and-set. The journal is the judge.
+pub trait Lease: Send + Sync + 'static {
+    /// The newest claim; `None` if there never was one.
+    fn look(&self) -> BoxFuture<'_, Result<Option<Claim>, StoreError>>;
+
+    /// Replaces the claim at sequence `expected` (0: there never was one). Returns the sequence of the new one, or `None` if another
+    /// stands there, which may be our own after an answer was lost. After an error it may have been stored, or be stored later.
+    fn claim(&self, expected: u64, holder: Option<Holder>) -> BoxFuture<'_, Result<Option<u64>, StoreError>>;
+}
+
+/// A claim to a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Grows with every claim and renewal.
+    pub sequence: u64,
+    /// Who holds it; `None` if it was given back.
+    pub holder: Option<Holder>,
+}
+
+/// Who holds a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its node, for people.
+    pub node: String,
+    /// Names its data folder; only one process at a time lives there.
+    pub home: String,
+    /// Names its Manager's life.
+    pub life: String,
+    /// How long the claim counts without a renewal, in milliseconds.
+    pub ttl_ms: u64,
 }
 
 /// Why a record was not appended.
@@ -146,6 +182,9 @@ pub trait MessageBus: Send + Sync + 'static {
 
     /// False while the connection is down: silence then means nothing.
     fn is_connected(&self) -> bool;
+
+    /// How often a connection was made so far. Whoever sees the same number twice while connected was not cut off between.
+    fn connections(&self) -> u64;
 }
 
 /// A message that came in.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::str::FromStr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use amphi_ports::{BusError, BusMessage, MessageBus};
@@ -97,6 +98,10 @@ impl MessageBus for NatsBus {
 
     fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    fn connections(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
     }
 }
 

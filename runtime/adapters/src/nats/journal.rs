@@ -23,7 +23,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 
-use super::reader::{Range, RangeReader};
+use super::reader::{FollowReader, Range, RangeReader};
 use super::{REQUEST_TIMEOUT, damaged, find_stream, jetstream_context, store_error};
 
 /// How long an append waits for its ack before it is in doubt.
@@ -154,6 +154,20 @@ impl Journal for JetStreamJournal {
         })
         .boxed()
     }
+
+    fn follow(&self, after: u64) -> BoxStream<'static, Result<(u64, Bytes), StoreError>> {
+        let reader = FollowReader::new(self.context.clone(), &self.stream_name, String::new()).from(after + 1);
+        let following = (reader, after + 1, self.stream_name.clone());
+        futures::stream::try_unfold(following, |(mut reader, next, name)| async move {
+            let message = reader.next().await?;
+            match message.info().map(|info| info.stream_sequence) {
+                Ok(sequence) if sequence == next => Ok(Some(((sequence, message.message.payload), (reader, next + 1, name)))),
+                Ok(sequence) => Err(damaged(format!("following the journal {name}: record {sequence} follows where {next} must stand"))),
+                Err(error) => Err(store_error(format!("following the journal {name}"), error)),
+            }
+        })
+        .boxed()
+    }
 }
 
 /// A read in progress.
@@ -248,7 +262,7 @@ fn check_config(config: &Config, shard: ShardId) -> Result<(), StoreError> {
 }
 
 /// The JetStream error number behind a publish error.
-fn error_code(error: &async_nats::jetstream::context::PublishError) -> Option<u64> {
+pub(super) fn error_code(error: &async_nats::jetstream::context::PublishError) -> Option<u64> {
     use std::error::Error as _;
     let inner = error.source()?.downcast_ref::<async_nats::jetstream::Error>()?;
     Some(inner.error_code().0)

@@ -18,6 +18,7 @@ use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 mod bus;
 mod events;
 mod journal;
+mod lease;
 pub mod managed;
 mod messages;
 mod objects;
@@ -26,18 +27,17 @@ mod pins;
 mod reader;
 pub mod remembered;
 mod replicas;
-mod seats;
 
 pub use bus::NatsBus;
 pub use events::NatsEventStream;
 pub use journal::JetStreamJournal;
+pub use lease::NatsLease;
 pub use messages::NatsAgentMail;
 pub use objects::{NatsObjectStore, OBJECT_BYTES_MAX};
 pub use output::NatsOutputLog;
 pub use pins::NatsPins;
 pub use remembered::{Remembered, RememberedWriter};
 pub use replicas::replicas;
-pub use seats::{SeatClaim, SeatHolder};
 
 #[cfg(test)]
 mod tests;

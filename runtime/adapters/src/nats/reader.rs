@@ -180,6 +180,12 @@ impl FollowReader {
         Self { context, stream: stream.to_owned(), filter, next: 1, messages: None }
     }
 
+    /// The same from sequence `next` on.
+    pub(super) fn from(mut self, next: u64) -> Self {
+        self.next = next;
+        self
+    }
+
     /// The next message, however long it takes to come; an error after half a minute in which reading did not work.
     pub(super) async fn next(&mut self) -> Result<Message, StoreError> {
         let mut deadline = None;

@@ -46,6 +46,22 @@ impl Remembered {
         }
     }
 
+    /// The shards of which something is remembered in a node's data folder, which may not exist yet.
+    pub fn shards(data: &Path) -> io::Result<Vec<ShardId>> {
+        let entries = match fs::read_dir(data) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut shards = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix("remembered-")?.strip_suffix(".json")?.parse().ok());
+            shards.extend(number.map(ShardId));
+        }
+        Ok(shards)
+    }
+
     /// Writes it so that after a power cut either the old or the new content is there. Blocking.
     pub fn write(&self, data: &Path) -> io::Result<()> {
         write_durably(&Self::path(data, self.shard), &serde_json::to_vec(self)?)

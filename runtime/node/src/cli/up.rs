@@ -77,7 +77,6 @@ pub async fn up(global: &Global, args: UpArgs) -> Result<u8, Failure> {
             amphi_config::Durability::Power => Durability::Power,
             amphi_config::Durability::Process => Durability::Process,
         },
-        replicas: team.cluster.replicas,
         ..Default::default()
     };
     Ok(crate::up::run(options).await)

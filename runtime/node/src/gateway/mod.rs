@@ -10,10 +10,11 @@ mod hold;
 mod page;
 mod request;
 mod retired;
+mod route;
 mod submit;
 mod tasks;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -83,11 +84,13 @@ pub struct GatewayLimits {
 
 type Answer = Result<Value, ApiError>;
 type Verb = fn(Arc<Gateway>, Request) -> BoxFuture<'static, Answer>;
+/// A verb with its name, such as `epic.get`.
+type Named = (&'static str, Verb);
 
 macro_rules! endpoints {
     ($($name:literal => $verb:path,)*) => {
         /// Every verb of the interface that this release serves.
-        const ENDPOINTS: &[(&str, Verb)] = &[$(($name, |gateway, request| Box::pin($verb(gateway, request))),)*];
+        const ENDPOINTS: &[Named] = &[$(($name, |gateway, request| Box::pin($verb(gateway, request))),)*];
     };
 }
 
@@ -160,7 +163,7 @@ impl Gateway {
                     let Ok(permit) = at_once.clone().acquire_owned().await else { return };
                     let gateway = gateway.clone();
                     tokio::spawn(async move {
-                        gateway.answer(*verb, request).await;
+                        gateway.answer((*subject, *verb), request).await;
                         drop(permit);
                     });
                 }
@@ -173,24 +176,31 @@ impl Gateway {
         Ok(())
     }
 
-    async fn answer(self: Arc<Self>, verb: Verb, asked: service::Request) {
+    async fn answer(self: Arc<Self>, verb: Named, asked: service::Request) {
         if asked.message.reply.is_none() {
             return;
         }
-        let request = Request::new(&asked.message);
-        // A verb that panics must not leave its asker waiting, nor take the gateway with it.
-        let work = tokio::spawn(verb(self.clone(), request));
-        let answer =
-            work.await.unwrap_or_else(|_| Err(ApiError::new(ErrorCode::Internal, "the request made the gateway fail; the log says why")));
-        let (headers, body) = render(answer);
+        let (headers, body) = self.route(verb, Request::new(&asked.message)).await;
         // The library counts what it sends itself; an error of its own would have no body, so errors go the same way.
-        if let Err(error) = asked.respond_with_headers(Ok(body), headers).await {
+        if let Err(error) = asked.respond_with_headers(Ok(body), header_map(&headers)).await {
             tracing::debug!(%error, "a reply could not be sent");
         }
     }
 }
 
-fn render(answer: Answer) -> (HeaderMap, Bytes) {
+fn header_map(headers: &BTreeMap<String, String>) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let value = value.parse::<HeaderValue>().unwrap_or_else(|_| HeaderValue::from("?"));
+        map.insert(name.as_str(), value);
+    }
+    map
+}
+
+/// A reply: its headers and its body.
+type Reply = (BTreeMap<String, String>, Bytes);
+
+fn render(answer: Answer) -> Reply {
     let body = answer.map(|value| page::fit(value, REPLY_BYTES_MAX)).and_then(|text| {
         if text.len() <= REPLY_BYTES_MAX {
             return Ok(text);
@@ -199,12 +209,13 @@ fn render(answer: Answer) -> (HeaderMap, Bytes) {
         Err(ApiError::new(ErrorCode::RequestTooLarge, message).hint("ask for a smaller page with `limit`"))
     });
     match body {
-        Ok(text) => (HeaderMap::new(), text.into()),
+        Ok(text) => (BTreeMap::new(), text.into()),
         Err(error) => {
-            let mut headers = HeaderMap::new();
             let words: String = error.message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect();
-            headers.insert(subjects::ERROR_HEADER, words.parse::<HeaderValue>().unwrap_or_else(|_| HeaderValue::from(error.code.as_str())));
-            headers.insert(subjects::ERROR_CODE_HEADER, error.code.status().to_string().as_str());
+            let words = if words.parse::<HeaderValue>().is_ok() { words } else { error.code.as_str().to_owned() };
+            let status = error.code.status().to_string();
+            let headers = [(subjects::ERROR_HEADER, words), (subjects::ERROR_CODE_HEADER, status)];
+            let headers = headers.map(|(name, value)| (name.to_owned(), value)).into();
             let body = serde_json::to_vec(&ErrorBody { error }).expect("an error has only string keys");
             (headers, body.into())
         }

@@ -1,5 +1,6 @@
 //! A request as it came in, and the fields that verbs take from it. Every refusal says which field and what it should be.
 
+use amphi_ports::BusMessage;
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::ids::{EpicId, InvalidId};
 use amphi_protocol::subjects;
@@ -15,6 +16,7 @@ pub const PAGE_DEFAULT: usize = 1000;
 pub const PAGE_MAX: usize = 10_000;
 
 /// A request.
+#[derive(Debug, Clone)]
 pub struct Request {
     /// Its body.
     pub body: Bytes,
@@ -28,6 +30,13 @@ impl Request {
     pub(super) fn new(message: &Message) -> Self {
         let header = message.headers.as_ref().and_then(|headers| headers.get(subjects::MESSAGE_ID_HEADER));
         Self { message_id: header.map(|value| value.as_str().to_owned()), body: message.payload.clone(), by: "local".to_owned() }
+    }
+
+    /// As another node's gateway passes it on; only nodes speak on that subject.
+    pub(super) fn passed_on(message: &BusMessage) -> Self {
+        let header = |name: &str| message.headers.get(name).cloned();
+        let by = header(subjects::BY_HEADER).unwrap_or_default();
+        Self { message_id: header(subjects::MESSAGE_ID_HEADER), body: message.body.clone(), by }
     }
 
     /// The body as a JSON object; an empty body is an empty object.

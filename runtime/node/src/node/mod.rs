@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use amphi_adapters::nats::managed::{DataLock, LockError};
 use amphi_adapters::process::{become_subreaper, confirm_dead};
-use amphi_agents::manager::Leadership;
 use amphi_config::{Environment, RoleBase, Sources, TeamConfig, load};
 use amphi_protocol::api::ErrorCode;
 use amphi_protocol::ids::{Incarnation, NodeId};
@@ -83,7 +82,7 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
     let life = begin_life(&spec.data)?;
     let (team, roles, environment) = configuration(&spec)?;
     let world = World::open(&spec, &team, roles, &environment).await?;
-    let (memory, client, leads) = (world.memory.clone(), world.client.clone(), world.seat.is_some());
+    let (memory, client, has_seat) = (world.memory.clone(), world.client.clone(), world.seat.is_some());
     let _sweep = AbortOnDropHandle::new(tokio::spawn(world.worktrees.sweep()));
     let tree = Tree::plant(&spec, life, &team, world).await?;
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
@@ -95,7 +94,7 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
         () = given_up(&client) => bail!("the connection to NATS is given up"),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        ready = tell_when_ready(&spec, &tree, leads) => {
+        ready = tell_when_ready(&spec, &tree, has_seat) => {
             ready?;
             tokio::select! {
                 () = gone.cancelled() => bail!("`up` is gone"),
@@ -158,15 +157,11 @@ fn configuration(spec: &NodeSpec) -> anyhow::Result<(TeamConfig, RoleBase, Envir
     Ok((loaded.team, loaded.role_base, environment))
 }
 
-/// Ready is who is registered and, with a seat, leads (in one node's cluster: this one) and serves.
-async fn tell_when_ready(spec: &NodeSpec, tree: &Tree, leads: bool) -> anyhow::Result<()> {
-    if leads {
-        let mut leadership = tree.manager.leadership();
-        leadership.wait_for(|leadership| matches!(leadership, Leadership::Leads(_))).await.context("there is no Manager")?;
-    }
+/// Ready is who is registered, which takes a Manager that leads, and, with a seat, serves.
+async fn tell_when_ready(spec: &NodeSpec, tree: &Tree, has_seat: bool) -> anyhow::Result<()> {
     loop {
         match tree.desk.snapshot().await {
-            Some(desk) if desk.joined && (!leads || tree.serving.load(Ordering::Relaxed)) => break,
+            Some(desk) if desk.joined && (!has_seat || tree.serving.load(Ordering::Relaxed)) => break,
             Some(desk) if desk.refused.as_deref() == Some(ErrorCode::StateConflict.as_str()) => {
                 return Err(IdTaken(spec.node.clone()).into());
             }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
-use amphi_adapters::nats::{NatsAgentMail, NatsBus, SeatHolder, connect_later};
+use amphi_adapters::nats::{NatsAgentMail, NatsBus, connect_later};
 use amphi_agents::desk::wiring::serve_commands;
 use amphi_agents::mail::MailRoom;
+use amphi_agents::manager::campaign::Candidacy;
 use amphi_agents::manager::wiring::{serve_deaths, serve_heartbeats, serve_inputs};
 use amphi_agents::manager::{Manager, ManagerArguments};
 use amphi_agents::{BusLeaderLink, Desk, DeskArguments, DeskHandle, DeskSettings, Jobs, ManagerHandle};
@@ -43,7 +44,6 @@ const GRANT_BEYOND_FENCE: Duration = Duration::from_secs(5);
 pub struct Tree {
     pub root: ActorRef<SupervisorMessage>,
     pub desk: DeskHandle,
-    pub manager: ManagerHandle,
     /// True once the API has been served.
     pub serving: Arc<AtomicBool>,
 }
@@ -69,6 +69,7 @@ struct Planting<'a> {
     pools: Arc<Pools>,
     roles: Arc<LiveRoles>,
     serving: Arc<AtomicBool>,
+    leases_held: Arc<AtomicUsize>,
 }
 
 impl Tree {
@@ -94,10 +95,11 @@ impl Tree {
             pools,
             roles: LiveRoles::new(table),
             serving: Arc::default(),
+            leases_held: Arc::default(),
         };
         let arguments = SupervisorArguments { spec: planting.root(), board: planting.board.clone(), on_child_event: no_hook() };
         let (root, _) = Supervisor::spawn(arguments).await.context("the root supervisor cannot start")?;
-        Ok(Self { root, desk, manager: planting.manager, serving: planting.serving })
+        Ok(Self { root, desk, serving: planting.serving })
     }
 }
 
@@ -105,7 +107,7 @@ impl Planting<'_> {
     fn root(&self) -> SupervisorSpec {
         let mut children = vec![self.bus_link()];
         if let Some(seat) = &self.world.seat {
-            // The gateway asks the Manager in its own process, so it stands where a seat is.
+            // The gateway asks the Manager in its own process, or passes on to where it leads.
             children.extend([self.seat(seat), self.inputs_door(), self.heartbeats_door(), self.deaths_door(), self.gateway(seat)]);
         }
         let (pools, agents) = self.first_pools();
@@ -122,6 +124,11 @@ impl Planting<'_> {
 
     fn node(&self) -> &NodeId {
         &self.spec.node
+    }
+
+    /// How long a Manager's lease counts: longer where NATS itself may take seconds to find a leader.
+    fn lease(&self) -> Duration {
+        self.team.health.manager_lease(self.world.replicas > 1)
     }
 
     /// Answers who asks for this node's tree, from what is published.
@@ -165,21 +172,13 @@ impl Planting<'_> {
             clock: self.world.clock.clone(),
             handle: self.manager.clone(),
             upkeep: self.world.upkeep,
-            periods: Periods {
-                node_dead_ms,
-                fence_ms: millis(health.manager_lease(self.world.replicas > 1) + FENCE_BEYOND_LEASE + GRANT_BEYOND_FENCE),
-            },
+            candidacy: Candidacy { lease: seat.lease.clone(), home: self.home.clone(), ttl: self.lease(), held: self.leases_held.clone() },
+            periods: Periods { node_dead_ms, fence_ms: millis(self.lease() + FENCE_BEYOND_LEASE + GRANT_BEYOND_FENCE) },
         };
-        let (name, claim) = (format!("{}/manager-0", self.node()), seat.claim.clone());
+        let name = format!("{}/manager-0", self.node());
         ChildSpec::worker("manager-0", move |parent: ActorCell| -> BoxFuture<'static, Result<ActorCell, SpawnErr>> {
-            let (name, arguments, claim) = (name.clone(), arguments.clone(), claim.clone());
-            Box::pin(async move {
-                // Whoever was deposed looks first, or two Managers would depose each other for ever. Without an answer the journal judges.
-                if let Ok(SeatHolder::Other(_) | SeatHolder::Nobody) = claim.holder().await {
-                    return Err(SpawnErr::StartupFailed("another `amphi up` has taken the Manager's seat".into()));
-                }
-                Ok(Actor::spawn_linked(Some(name), Manager, arguments, parent).await?.0.get_cell())
-            })
+            let (name, arguments) = (name.clone(), arguments.clone());
+            Box::pin(async move { Ok(Actor::spawn_linked(Some(name), Manager, arguments, parent).await?.0.get_cell()) })
         })
     }
 
@@ -256,9 +255,12 @@ impl Planting<'_> {
                         Ok(client) => client,
                         Err(error) => return error.to_string(),
                     };
-                    match gateway.serve(client).await {
-                        Ok(()) => "the service ended".to_owned(),
-                        Err(error) => error.to_string(),
+                    tokio::select! {
+                        served = gateway.clone().serve(client) => match served {
+                            Ok(()) => "the service ended".to_owned(),
+                            Err(error) => error.to_string(),
+                        },
+                        () = gateway.serve_passed_on() => "nobody says any more who leads".to_owned(),
                     }
                 })
             }),
@@ -286,11 +288,7 @@ impl Planting<'_> {
             agent_left: Arc::new(move |agent| leaving.left(agent)),
             home: self.home.clone(),
             uptime: Arc::new(amphi_adapters::process::uptime),
-            settings: DeskSettings {
-                heartbeat: health.heartbeat,
-                fence: health.manager_lease(self.world.replicas > 1) + FENCE_BEYOND_LEASE,
-                ..DeskSettings::default()
-            },
+            settings: DeskSettings { heartbeat: health.heartbeat, fence: self.lease() + FENCE_BEYOND_LEASE, ..DeskSettings::default() },
         };
         let name = format!("{}/desk", self.node());
         let start = move |parent: ActorCell| -> BoxFuture<'static, Result<ActorCell, SpawnErr>> {

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphi_adapters::nats::{
-    JetStreamJournal, NatsAgentMail, NatsBus, NatsEventStream, NatsObjectStore, NatsOutputLog, NatsPins, SeatClaim, SeatHolder,
-    check_server, connect_node, replicas,
+    JetStreamJournal, NatsAgentMail, NatsBus, NatsEventStream, NatsLease, NatsObjectStore, NatsOutputLog, NatsPins, check_server,
+    connect_node, replicas,
 };
 use amphi_adapters::process::{ProcessConfig, ProcessEngine};
 use amphi_adapters::tools::{Engines, ToolEngine, tool_names};
 use amphi_adapters::worktree::{GitWorkspaces, WORKTREES_MAX, WorktreeConfig};
 use amphi_agents::manager::UpkeepLimits;
 use amphi_config::{Environment, RoleBase, TeamConfig, config_folder, resolve_secrets, role_folders};
-use amphi_ports::{Clock, Engine, EventStream, Journal, MessageBus, ObjectStore, TailMemory};
+use amphi_ports::{Clock, Engine, EventStream, Journal, Lease, MessageBus, ObjectStore, TailMemory};
 use amphi_protocol::ids::{ShardId, Timestamp};
 use anyhow::{Context as _, bail};
 use async_nats::Client;
@@ -28,11 +28,11 @@ const OPEN_WITHIN: Duration = Duration::from_secs(30);
 /// The one shard of this release.
 pub const SHARD: ShardId = ShardId(0);
 
-/// What only the node with the Manager's seat needs.
+/// What only a node that may lead needs.
 pub struct Seat {
     pub journal: Arc<dyn Journal>,
-    /// Says whether the seat is still ours.
-    pub claim: SeatClaim,
+    /// Says who is to lead.
+    pub lease: Arc<dyn Lease>,
 }
 
 /// Everything outside of the process.
@@ -41,7 +41,7 @@ pub struct World {
     /// Copies of each stream.
     pub replicas: usize,
     pub bus: Arc<dyn MessageBus>,
-    /// The Manager's seat, if this node has it.
+    /// The Manager's seat, if this node may lead.
     pub seat: Option<Seat>,
     pub objects: Arc<dyn ObjectStore>,
     pub events: Arc<dyn EventStream>,
@@ -134,19 +134,15 @@ impl World {
 }
 
 impl World {
-    /// The seat, if this `up` still has the claim: another may have taken it while no Manager answered.
     async fn seat(spec: &NodeSpec, client: &Client, memory: &NodeMemory, replicas: usize) -> anyhow::Result<Option<Seat>> {
         if !spec.seat {
             return Ok(None);
         }
-        let claim = until("the Manager's seat", || SeatClaim::open(client, SHARD, replicas, &spec.claimant)).await;
-        if until("the Manager's seat", || claim.holder()).await != SeatHolder::Me {
-            tracing::warn!(node = %spec.node, "another `amphi up` has taken the Manager's seat; this node goes on without");
-            return Ok(None);
-        }
-        let create = memory.recall(SHARD).context("this node's memory of the journal")?.is_none();
-        let journal = until("the journal", || JetStreamJournal::open(client, SHARD, replicas, create)).await;
-        Ok(Some(Seat { journal: Arc::new(journal), claim }))
+        // An emptied server must not look like a new cluster to a node that is new itself.
+        let remembered = memory.recall(SHARD).context("this node's memory of the journal")?.is_some() || spec.remembered.contains(&SHARD);
+        let journal = until("the journal", || JetStreamJournal::open(client, SHARD, replicas, !remembered)).await;
+        let lease = until("the Manager's lease", || NatsLease::open(client, SHARD, replicas)).await;
+        Ok(Some(Seat { journal: Arc::new(journal), lease: Arc::new(lease) }))
     }
 }
 

@@ -2,12 +2,12 @@
 //!
 //! The spec holds credentials, so it comes on standard input and nowhere else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use amphi_protocol::ids::NodeId;
+use amphi_protocol::ids::{NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -29,10 +29,11 @@ pub struct NodeSpec {
     pub labels: BTreeMap<String, String>,
     /// The team file, absolute.
     pub config: Option<PathBuf>,
-    /// Whether it has a Manager's seat, as long as its `up` has the claim.
+    /// Whether it has a Manager's seat: it stands by, and leads when nobody else does.
     pub seat: bool,
-    /// Who claims the seat.
-    pub claimant: String,
+    /// Shards whose journals a node of this `up` remembers.
+    #[serde(default)]
+    pub remembered: BTreeSet<ShardId>,
     /// Credentials that its gateway gives to nodes of other machines; none: theirs are good enough.
     pub join: Option<(String, String)>,
     /// Where it listens for HTTP.

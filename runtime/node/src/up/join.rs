@@ -1,12 +1,11 @@
-//! Joining a cluster that runs already: with which credentials the nodes log in, and whether one of them has the Manager's seat.
+//! Joining a cluster that runs already: with which credentials the nodes log in, and whether they may lead.
 //!
-//! Exactly one `up` of a cluster runs a Manager while there are no standbys. Whoever joins with a client's URL gets credentials for
-//! nodes without a seat from the cluster itself; whoever comes with more rights takes the seat only if nobody has it, or if no Manager
-//! answers for a while.
+//! Whoever joins with a client's URL gets credentials for nodes without a seat from the cluster itself; whoever comes with more rights
+//! brings standbys.
 
 use std::time::Duration;
 
-use amphi_adapters::nats::{SeatClaim, SeatHolder, replicas, with_credentials};
+use amphi_adapters::nats::with_credentials;
 use amphi_protocol::ids::{NodeId, ShardId};
 use amphi_protocol::subjects;
 use async_nats::Client;
@@ -14,7 +13,7 @@ use async_nats::client::RequestErrorKind;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{EXIT_UNREACHABLE, Refusal, say};
+use super::{EXIT_UNREACHABLE, Refusal};
 
 /// How long a cluster whose Manager is starting again is waited for.
 const MANAGER_PATIENCE: Duration = Duration::from_secs(20);
@@ -54,39 +53,6 @@ pub(super) async fn admission(client: &Client, url: &str) -> Result<Admission, R
                 "no Manager answers there, and a node may not log in with these credentials\n\
                  start the cluster's first `amphi up`, or join with the URL in the file `node-url` of its data folder",
             ));
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-/// Whether this `up` runs the Manager: claims the seat if it is free, or if no Manager answers for whoever has it. `configured`: how
-/// many copies its stream gets, if nobody has made one yet.
-pub(super) async fn claims_seat(client: &Client, me: &str, configured: Option<usize>) -> Result<bool, Refusal> {
-    let refused = |error: &dyn std::error::Error| Refusal::caused(EXIT_UNREACHABLE, error);
-    let replicas = replicas(client, configured).await.map_err(|e| refused(&e))?;
-    let claim = SeatClaim::open(client, SHARD, replicas, me).await.map_err(|e| refused(&e))?;
-    let began = Instant::now();
-    let mut told = false;
-    loop {
-        match claim.holder().await.map_err(|e| refused(&e))? {
-            SeatHolder::Me => return Ok(true),
-            SeatHolder::Nobody => {
-                if claim.take(0).await.map_err(|e| refused(&e))? {
-                    return Ok(true);
-                }
-            }
-            SeatHolder::Other(sequence) => {
-                if matches!(leader_answers(client).await, Heard::Reply(_)) {
-                    return Ok(false);
-                }
-                if began.elapsed() > MANAGER_PATIENCE {
-                    say("no Manager answers in this cluster: one of these nodes becomes the Manager");
-                    return claim.take(sequence).await.map_err(|e| refused(&e));
-                }
-                if !std::mem::replace(&mut told, true) {
-                    say("another `amphi up` has this cluster's Manager, which does not answer; waiting for it");
-                }
-            }
         }
         tokio::time::sleep(PAUSE).await;
     }

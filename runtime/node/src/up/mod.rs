@@ -6,7 +6,7 @@
 //!
 //! Start at [`run`]; the other end of the pipe, inside a node process, is [`child`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use amphi_adapters::nats::managed::{DataLock, Durability, LockError, ManagedOptions, ManagedServer, ServerState};
 use amphi_adapters::nats::remembered::write_durably;
-use amphi_adapters::nats::{check_server, connect, connect_later};
+use amphi_adapters::nats::{Remembered, check_server, connect, connect_later};
+use amphi_protocol::ids::{NodeId, ShardId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -84,8 +85,6 @@ pub struct UpOptions {
     pub no_restart: bool,
     /// What an acknowledged write survives, for the managed server.
     pub durability: Durability,
-    /// Copies of each stream, if a cluster is made; none: three on a clustered server, one on a server that stands alone.
-    pub replicas: Option<usize>,
     /// Folder with `bin/nats-server`, looked at first.
     pub tools: Option<PathBuf>,
     /// The program that is run as `<program> node --spec -`; default: this one.
@@ -107,7 +106,6 @@ impl Default for UpOptions {
             no_manager: false,
             no_restart: false,
             durability: Durability::default(),
-            replicas: None,
             tools: None,
             program: None,
         }
@@ -207,7 +205,7 @@ struct Nats {
     core_url: String,
     /// For nodes of other machines, where they need credentials of their own.
     join: Option<(String, String)>,
-    /// Whether one of our nodes runs the Manager.
+    /// Whether our nodes may lead.
     seat: bool,
     /// Our own connection, with the rights of a node.
     client: async_nats::Client,
@@ -228,7 +226,7 @@ impl Nats {
         let written = write_durably(&options.data.join(NODE_URL_FILE), core_url.as_bytes());
         written.map_err(|e| Refusal::new(EXIT_UNREACHABLE, format!("writing {NODE_URL_FILE}: {e}")))?;
         let client = connect(&core_url, "amphi-up").await.map_err(|e| unreachable(&e))?;
-        let seat = Self::seat(options, &client).await?;
+        let seat = !options.no_manager;
         Ok(Self { url: server.url(), core_url, join: Some(server.node_credentials()), seat, client, managed: Some(server) })
     }
 
@@ -243,16 +241,8 @@ impl Nats {
         check_server(&client).await.map_err(|e| unreachable(&e))?;
         let join::Admission { node_url, seatless } = join::admission(&client, url).await?;
         let client = if node_url == url { client } else { connect_later(&node_url, "amphi-up").await.map_err(|e| unreachable(&e))? };
-        let seat = !seatless && Self::seat(options, &client).await?;
+        let seat = !seatless && !options.no_manager;
         Ok(Self { url: url.to_owned(), core_url: node_url, join: None, seat, client, managed: None })
-    }
-
-    async fn seat(options: &UpOptions, client: &async_nats::Client) -> Result<bool, Refusal> {
-        if options.no_manager {
-            return Ok(false);
-        }
-        let me = names::claimant(&options.data).map_err(|e| Refusal::caused(EXIT_USAGE, &e))?;
-        join::claims_seat(client, &me, options.replicas).await
     }
 
     fn pid(&self) -> Option<u32> {
@@ -307,19 +297,23 @@ fn specs(options: &UpOptions, nats: &Nats) -> Result<Vec<NodeSpec>, Refusal> {
     let capacity = options.capacity.unwrap_or_else(|| u32::try_from(cores).unwrap_or(1).saturating_mul(CAPACITY_PER_CORE));
     let cluster = names::cluster_id(&options.data, options.nats.as_deref()).map_err(usage)?;
     let prefix = names::node_prefix(&options.data, options.node_prefix.as_deref(), options.nats.is_some()).map_err(usage)?;
-    let claimant = names::claimant(&options.data).map_err(usage)?;
-    (1..=options.nodes)
-        .map(|number| {
-            let node = names::node_id(&prefix, number).map_err(|e| Refusal::new(EXIT_USAGE, format!("--node-prefix: {e}")))?;
+    let nodes: Result<Vec<NodeId>, _> = (1..=options.nodes).map(|number| names::node_id(&prefix, number)).collect();
+    let nodes = nodes.map_err(|e| Refusal::new(EXIT_USAGE, format!("--node-prefix: {e}")))?;
+    let folder = |node: &NodeId| options.data.join(node.as_str());
+    let remembered = nodes.iter().map(|node| Remembered::shards(&folder(node))).collect::<io::Result<Vec<_>>>().map_err(usage)?;
+    let remembered: BTreeSet<ShardId> = remembered.into_iter().flatten().collect();
+    (1..)
+        .zip(nodes)
+        .map(|(number, node)| {
             Ok(NodeSpec {
-                data: options.data.join(node.as_str()),
+                data: folder(&node),
                 node,
                 nats: nats.core_url.clone(),
                 capacity,
                 labels: options.labels.clone(),
                 config: config.clone(),
-                seat: number == 1 && nats.seat,
-                claimant: claimant.clone(),
+                seat: nats.seat,
+                remembered: remembered.clone(),
                 join: nats.join.clone(),
                 http: options.http.filter(|_| number == 1),
                 cluster: cluster.clone(),

@@ -21,11 +21,6 @@ pub(super) fn cluster_id(data: &Path, foreign: Option<&str>) -> io::Result<Strin
     }
 }
 
-/// What this data folder calls itself when it claims the Manager's seat.
-pub(super) fn claimant(data: &Path) -> io::Result<String> {
-    kept(&data.join("claimant"), || Uuid::now_v7().simple().to_string())
-}
-
 /// What goes before `node-1`: what was asked for; on a foreign server something random, else nothing.
 pub(super) fn node_prefix(data: &Path, asked_for: Option<&str>, foreign: bool) -> io::Result<String> {
     match asked_for {

@@ -177,7 +177,7 @@ fn each_node_gets_its_own_spec_over_a_pipe_and_no_credentials_on_its_command_lin
     let address = |url: &Value| url.as_str().unwrap().split('@').nth(1).unwrap().to_owned();
     assert_eq!((address(&one["nats"]), &one["nats"]), (address(&ready["nats"]), &two["nats"]));
     assert_ne!(one["nats"], ready["nats"]);
-    assert_eq!((&one["seat"], &two["seat"]), (&Value::Bool(true), &Value::Bool(false)));
+    assert_eq!((&one["seat"], &two["seat"]), (&Value::Bool(true), &Value::Bool(true)), "both stand by");
     assert_eq!(one["cluster"], two["cluster"]);
     assert_ne!(one["data"], two["data"]);
     let password = |url: &Value| url.as_str().unwrap().split(['/', '@']).nth(2).unwrap().split(':').nth(1).unwrap().to_owned();
