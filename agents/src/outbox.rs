@@ -271,6 +271,9 @@ pub(crate) fn attempt(input: &Input) -> Option<&AttemptRef> {
         | Input::RetryTask { .. }
         | Input::ResolveIncident { .. }
         | Input::Hold { .. }
+        | Input::AcquireLock { .. }
+        | Input::RenewLock { .. }
+        | Input::ReleaseLock { .. }
         | Input::Join(_)
         | Input::LoseNode { .. }
         | Input::Agent(_)

@@ -119,11 +119,11 @@ event_types! {
     TaskUndone = "task.undone",
     /// Nobody knows whether it did its work.
     TaskUnknown = "task.unknown",
-    /// A lock was granted; data: `resource`, `mode`, `token`.
+    /// A lock was granted; data: `resource`, `mode`, `token`, and for an owner outside of all epics `owner`, `project`.
     LockGranted = "lock.granted",
-    /// A lock is free again; data: `resource`, `mode`, `token`.
+    /// A lock is free again; data: as when it was granted.
     LockReleased = "lock.released",
-    /// A lease ended; data: `resource`, `token`.
+    /// A lease ended; data: `resource`, `token`, and for an owner outside `owner`, `project`, `mode`.
     LockExpired = "lock.expired",
     /// A resource was written and tasks listed under its `on_change` run again; data: `resource`, `task` that wrote, `runs` opened now
     /// (`task`, `run`), `later` (tasks that are under way).

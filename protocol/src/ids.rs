@@ -153,6 +153,10 @@ text_id!(
     SubmitKey, "idempotency key", "1 to 256 printable characters", |t| printable(t, 256)
 );
 text_id!(
+    /// Who holds a lock from outside of all epics: a script, a person.
+    OwnerName, "owner", "1 to 128 printable characters", |t| printable(t, 128)
+);
+text_id!(
     /// An incident: a question that only a person can answer.
     IncidentId, "incident id", "up to 64 of A-Z a-z 0-9 - _", |t| token(t, ID_LENGTH_MAX)
 );

@@ -43,6 +43,18 @@ pub fn literal_prefix(name: &str) -> &str {
     if name[literal.len()..].starts_with("**") { literal.strip_suffix('/').unwrap_or(literal) } else { literal }
 }
 
+/// What is wrong with a lock's name, in words; `None` if it can be used.
+pub fn name_problem(name: &str) -> Option<&'static str> {
+    if let Some(problem) = has_marks(name).then(|| problem(name)).flatten() {
+        return Some(problem);
+    }
+    if name.trim() != name {
+        return Some("it begins or ends with a space");
+    }
+    let is_strange = name.starts_with(PATHS) && name.split('/').any(|segment| matches!(segment, "" | "." | ".."));
+    is_strange.then_some("a path below `file/` has no empty, `.` or `..` parts")
+}
+
 /// What is wrong with a glob, in words; `None` if it can be used.
 pub fn problem(name: &str) -> Option<&'static str> {
     if !name.starts_with(PATHS) {

@@ -165,16 +165,19 @@ pub struct WaitView {
 /// Who holds a resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HolderView {
-    /// Its epic.
-    pub epic: String,
+    /// Its epic; null for an owner outside.
+    pub epic: Option<String>,
     /// Its task.
-    pub task: String,
+    pub task: Option<String>,
     /// Its attempt.
-    pub attempt: u32,
+    pub attempt: Option<u32>,
+    /// Who holds it from outside of all epics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// Its token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
-    /// How long its lease lasts without progress.
+    /// How long its lease lasts without progress, or without being renewed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_left_ms: Option<u64>,
 }
@@ -209,10 +212,13 @@ pub struct LockView {
 /// A waiter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaiterView {
-    /// Its epic.
-    pub epic: String,
+    /// Its epic; null for an owner outside.
+    pub epic: Option<String>,
     /// Its task.
-    pub task: String,
+    pub task: Option<String>,
+    /// Who waits from outside of all epics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// `read` or `write`.
     pub mode: String,
     /// Since when.

@@ -16,7 +16,7 @@ from harness import *
 SEED = int(os.environ.get("AMPHI_E2E_SEED", "20261121"))
 VERBS = """
 epic.submit epic.get epic.list epic.cancel epic.events epic.verify epic.validate epic.plan epic.export task.get task.list task.retry task.cancel
-task.why task.logs queue.list lock.list agent.list agent.get agent.restart node.list node.get role.list tree.get incident.list incident.get
+task.why task.logs queue.list lock.list lock.acquire lock.renew lock.release agent.list agent.get agent.restart node.list node.get role.list tree.get incident.list incident.get
 incident.resolve
 """.split()
 DOCUMENTS = ("epic.submit", "epic.validate", "epic.plan")

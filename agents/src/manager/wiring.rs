@@ -112,7 +112,10 @@ fn speaker(input: &Input) -> Option<&NodeId> {
         | Input::AssignTask { .. }
         | Input::RetryTask { .. }
         | Input::ResolveIncident { .. }
-        | Input::Hold { .. } => None,
+        | Input::Hold { .. }
+        | Input::AcquireLock { .. }
+        | Input::RenewLock { .. }
+        | Input::ReleaseLock { .. } => None,
     }
 }
 

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Epoch, Incarnation, IncidentId, NodeId, Resource, SubmitKey, Token};
+use crate::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Epoch, Incarnation, IncidentId, NodeId, Resource, SubmitKey, Timestamp, Token};
 use crate::journal::{
-    AgentInfo, AgentLife, AttemptEnd, CancelCause, ChildEnd, Duty, Next, NodeInfo, Post, Resolution, SegmentRef, SnapshotRef, SpecRef,
-    StaffCause, WaitEnd,
+    AgentInfo, AgentLife, AskEnd, AttemptEnd, CancelCause, ChildEnd, Duty, Next, NodeInfo, OutsideLock, Post, Resolution, SegmentRef,
+    SnapshotRef, SpecRef, StaffCause, WaitEnd,
 };
 
 /// What the Manager decided. Each decision changes the state by itself; some have effects after their commit.
@@ -375,6 +375,60 @@ pub enum Decision {
     GraceEnded {
         /// Who is drained.
         post: Post,
+    },
+    /// Somebody outside of all epics waits for a lock; if the owner waited for it already, the place stays.
+    LockAsked {
+        /// Which, how, and whose.
+        lock: OutsideLock,
+        /// Milliseconds for which it will be given.
+        ttl_ms: u64,
+        /// Until when the request waits.
+        until: Timestamp,
+        /// Who asked.
+        by: String,
+    },
+    /// An owner outside has a lock.
+    LockGranted {
+        /// Which, how, and whose.
+        lock: OutsideLock,
+        /// Its fencing token.
+        token: Token,
+        /// Until when, unless it is renewed.
+        until: Timestamp,
+    },
+    /// An owner outside goes on holding a lock.
+    LockRenewed {
+        /// Which, how, and whose.
+        lock: OutsideLock,
+        /// Its fencing token, the same as before.
+        token: Token,
+        /// Milliseconds for which it is given.
+        ttl_ms: u64,
+        /// Until when, unless it is renewed again.
+        until: Timestamp,
+    },
+    /// An owner outside gave a lock back.
+    LockReleased {
+        /// Which, how, and whose.
+        lock: OutsideLock,
+        /// Its fencing token.
+        token: Token,
+        /// Who said so.
+        by: String,
+    },
+    /// An owner outside did not renew a lock in time, and has it no more.
+    LockExpired {
+        /// Which, how, and whose.
+        lock: OutsideLock,
+        /// Its fencing token.
+        token: Token,
+    },
+    /// A request from outside left the queue without the lock.
+    LockAskEnded {
+        /// Which, how, and whose.
+        lock: OutsideLock,
+        /// Why.
+        cause: AskEnd,
     },
 }
 

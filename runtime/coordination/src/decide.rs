@@ -7,6 +7,7 @@ mod admission;
 mod assign;
 mod hold;
 mod inputs;
+mod outside;
 mod retries;
 
 use amphi_protocol::api::{ApiError, ErrorCode};
@@ -65,6 +66,8 @@ impl Deciding<'_> {
                 }
             } else if let Some((epic, task)) = self.state.due.fail_fast.pop_front() {
                 self.fail_fast(epic, task);
+            } else if let Some(order) = self.state.due.outside.pop_front() {
+                self.grant_outside(order);
             } else if let Some((attempt, kind)) = self.state.due.incidents.pop_front() {
                 self.incident(attempt, kind);
             } else if let Some(child) = self.state.due.children_ended.pop_front() {

@@ -15,6 +15,7 @@ use serde_json::Map;
 
 use crate::epic::{Attempt, AttemptPhase, Epic, EpicStatus, InstanceEnd, InstanceState};
 use crate::graph::cancel_word;
+use crate::locks::Party;
 use crate::retry;
 use crate::sink::{EventSink, Subject, data};
 use crate::state::{State, Timer, TimerKind};
@@ -123,6 +124,18 @@ impl State {
             Decision::TaskPinned { epic, instances, agent, by } => self.task_pinned(epic, instances, agent, by, sink),
             Decision::PinsDropped { agent, cause } => self.pins_dropped(agent, cause, sink),
             Decision::Held { post, duty, by } => self.held(post, *duty, by, sink),
+            Decision::LockAsked { lock, ttl_ms, until, .. } => self.lock_asked(lock, *ttl_ms, *until),
+            Decision::LockGranted { lock, token, until } => self.lock_granted(lock, *token, *until, sink),
+            Decision::LockRenewed { lock, ttl_ms, until, .. } => self.lock_renewed(lock, *ttl_ms, *until),
+            Decision::LockReleased { lock, token, by } => {
+                self.outside_event(sink, EventType::LockReleased, lock, data! { "token": token, "by": by });
+                self.lock_given_back(lock);
+            }
+            Decision::LockExpired { lock, token } => {
+                self.outside_event(sink, EventType::LockExpired, lock, data! { "token": token });
+                self.lock_given_back(lock);
+            }
+            Decision::LockAskEnded { lock, .. } => self.lock_given_back(lock),
             Decision::GraceEnded { post } => self.fleet.graces.retain(|(_, drained)| drained != post),
         }
     }
@@ -275,7 +288,7 @@ impl State {
         if drained {
             self.node_event(sink, EventType::NodeDrained, &attempt.node, Map::new());
         }
-        let changes = self.locks.release(&at.epic, at.i, &locks);
+        let changes = self.locks.release(&Party::Task { epic: at.epic.clone(), i: at.i }, &locks);
         self.follow(changes);
         let epic = self.epic_mut(&at.epic);
         epic.active -= 1;

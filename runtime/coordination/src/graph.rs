@@ -11,7 +11,7 @@ use amphi_protocol::journal::CancelCause;
 use serde_json::Map;
 
 use crate::epic::{EpicStatus, InstanceEnd, InstanceState, TaskEnd};
-use crate::locks::Changes;
+use crate::locks::{Changes, Party};
 use crate::sink::{EventSink, data};
 use crate::state::{State, Timer, TimerKind};
 use crate::undo::UndoEnd;
@@ -288,7 +288,7 @@ impl State {
         } else {
             let parked = paused || !self.queue.classes[class].servable;
             self.queue.classes[class].locking.insert(order);
-            self.locks.join(order, (id.clone(), i), since, locks, parked);
+            self.locks.join(order, Party::Task { epic: id.clone(), i }, since, locks, parked);
             if self.locks.is_grantable(order, &mut self.visited) {
                 self.queue.classes[class].runnable.insert(rank, turn, id, i);
             }
@@ -325,7 +325,15 @@ impl State {
         for (orders, enters) in [(changes.blocked, false), (changes.grantable, true)] {
             for order in orders {
                 self.visited += 1;
-                let Some((id, i)) = self.locks.owner(order).map(|(id, i)| (id.clone(), i)) else { continue };
+                let (id, i) = match self.locks.owner(order) {
+                    Some(Party::Task { epic, i }) => (epic.clone(), *i),
+                    Some(Party::Outside { .. }) => {
+                        // Granted with this input, if nothing of it comes between.
+                        self.due.outside.extend(enters.then_some(order));
+                        continue;
+                    }
+                    None => continue,
+                };
                 let epic = &self.epics[&id];
                 let class = self.queue.find(&epic.demand(i)).expect("a waiting request has a class");
                 if enters {
@@ -344,10 +352,10 @@ impl State {
             let servable = self.queue.classes[class].servable;
             for order in self.queue.classes[class].locking.clone() {
                 self.visited += 1;
-                let paused = self.locks.owner(order).is_some_and(|(id, _)| self.epics[id].paused);
+                let paused = self.locks.owner(order).and_then(Party::task).is_some_and(|(id, _)| self.epics[id].paused);
                 let changes = if servable && !paused { self.locks.unpark(order) } else { self.locks.park(order) };
                 self.follow(changes);
-                if !servable && let Some((id, i)) = self.locks.owner(order) {
+                if !servable && let Some((id, i)) = self.locks.owner(order).and_then(Party::task) {
                     let epic = &self.epics[id];
                     self.queue.classes[class].runnable.remove(epic.rank(i, order), epic.turn, id);
                 }

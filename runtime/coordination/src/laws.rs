@@ -9,6 +9,7 @@ mod children;
 mod fleet;
 mod graph;
 mod history;
+mod outside;
 mod queue;
 mod undo;
 
@@ -58,6 +59,7 @@ pub fn check(state: &State) -> Result<(), Violation> {
         && due.fail_fast.is_empty()
         && due.ended.is_empty()
         && due.incidents.is_empty()
+        && due.outside.is_empty()
         && !due.fleet
         && due.children.is_empty()
         && due.children_ended.is_empty()
@@ -78,6 +80,7 @@ pub fn check(state: &State) -> Result<(), Violation> {
     graph::check_questions(state)?;
     graph::check_timers(state)?;
     fleet::check(state)?;
+    outside::check(state)?;
     queue::check(state)
 }
 

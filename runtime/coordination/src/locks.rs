@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use amphi_protocol::document::LockMode;
-use amphi_protocol::ids::{EpicId, ProjectId, Resource, Timestamp, Token};
+use amphi_protocol::ids::{EpicId, OwnerName, ProjectId, Resource, Timestamp, Token};
+use amphi_protocol::journal::LockName;
 use amphi_protocol::overlap;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,12 @@ pub struct ResourceKey {
     pub resource: Resource,
 }
 
+impl From<&LockName> for ResourceKey {
+    fn from(name: &LockName) -> Self {
+        Self { project: name.project.clone(), folder: name.folder.as_deref().map(Into::into), resource: name.resource.clone() }
+    }
+}
+
 /// One resource.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -39,13 +46,40 @@ pub struct Lock {
     writers_waiting: BTreeSet<u64>,
 }
 
+/// Who holds a lock or waits for it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Party {
+    /// An instance of an epic.
+    Task {
+        /// Its epic.
+        epic: EpicId,
+        /// Its instance.
+        i: u32,
+    },
+    /// Somebody outside of all epics.
+    Outside {
+        /// The owner.
+        owner: OwnerName,
+    },
+}
+
+impl Party {
+    /// The instance, unless it is somebody outside.
+    pub fn task(&self) -> Option<(&EpicId, u32)> {
+        match self {
+            Self::Task { epic, i } => Some((epic, *i)),
+            Self::Outside { .. } => None,
+        }
+    }
+}
+
 /// A holder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// Its epic.
-    pub epic: EpicId,
-    /// Its instance.
-    pub i: u32,
+    /// Who.
+    #[serde(flatten)]
+    pub who: Party,
     /// How.
     pub mode: LockMode,
     /// Under which token.
@@ -55,10 +89,9 @@ pub struct Holder {
 /// A waiter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiter {
-    /// Its epic.
-    pub epic: EpicId,
-    /// Its instance.
-    pub i: u32,
+    /// Who.
+    #[serde(flatten)]
+    pub who: Party,
     /// How.
     pub mode: LockMode,
     /// Since when.
@@ -79,8 +112,8 @@ pub struct LockTable {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Request {
-    epic: EpicId,
-    i: u32,
+    #[serde(flatten)]
+    who: Party,
     since: Timestamp,
     set: Arc<[(ResourceKey, LockMode)]>,
     parked: bool,
@@ -94,6 +127,9 @@ pub(crate) struct Changes {
     /// How many locks were looked at to find out.
     pub visited: u64,
 }
+
+/// Somebody in front of a request: under which name, who, the token of a holder, the order of a waiter.
+pub(crate) type InTheWay<'t> = (&'t ResourceKey, &'t Party, Option<Token>, Option<u64>);
 
 impl Lock {
     fn in_front(&self, order: u64, mode: LockMode) -> bool {
@@ -226,8 +262,8 @@ impl LockTable {
     }
 
     /// A request joins at the tail, or parked.
-    pub(crate) fn join(&mut self, order: u64, who: (EpicId, u32), since: Timestamp, set: Vec<(ResourceKey, LockMode)>, parked: bool) {
-        let request = Request { epic: who.0, i: who.1, since, set: set.into(), parked };
+    pub(crate) fn join(&mut self, order: u64, who: Party, since: Timestamp, set: Vec<(ResourceKey, LockMode)>, parked: bool) {
+        let request = Request { who, since, set: set.into(), parked };
         if !parked {
             self.enqueue(order, &request);
         }
@@ -236,7 +272,7 @@ impl LockTable {
 
     fn enqueue(&mut self, order: u64, request: &Request) {
         for (key, mode) in request.set.iter() {
-            let waiter = Waiter { epic: request.epic.clone(), i: request.i, mode: *mode, since: request.since };
+            let waiter = Waiter { who: request.who.clone(), mode: *mode, since: request.since };
             self.locks.entry(key.clone()).or_default().add(order, waiter);
             self.globs.insert(key);
         }
@@ -309,20 +345,46 @@ impl LockTable {
         for (key, mode) in request.set.iter() {
             let lock = self.locks.get_mut(key).expect("a waiting request stands in each of its locks");
             lock.remove(order);
-            lock.holders.push(Holder { epic: request.epic.clone(), i: request.i, mode: *mode, token });
+            lock.holders.push(Holder { who: request.who.clone(), mode: *mode, token });
         }
         request.set
     }
 
-    /// Frees what an attempt held.
-    pub(crate) fn release(&mut self, epic: &EpicId, i: u32, set: &[(ResourceKey, LockMode)]) -> Changes {
+    /// True if a request that came now could be granted at once.
+    pub(crate) fn would_grant(&self, key: &ResourceKey, mode: LockMode, visited: &mut u64) -> bool {
+        let last = u64::MAX;
+        *visited += 1;
+        let same = self.locks.get(key).is_none_or(|lock| lock.lets_pass(last, mode));
+        same && self.all_overlapping(key, |_, other| {
+            *visited += 1;
+            other.lets_pass(last, mode)
+        })
+    }
+
+    /// Who keeps a request from being granted, the holders first.
+    pub(crate) fn in_the_way(&self, key: &ResourceKey, mode: LockMode, order: u64) -> Vec<InTheWay<'_>> {
+        let excludes = |other: LockMode| mode == LockMode::Write || other == LockMode::Write;
+        let (mut found, mut waiting) = (Vec::new(), Vec::new());
+        for name in std::iter::once(key).chain(self.overlapping(key)) {
+            let Some((name, lock)) = self.locks.get_key_value(name) else { continue };
+            let holders = lock.holders.iter().filter(|holder| excludes(holder.mode));
+            found.extend(holders.map(|holder| (name, &holder.who, Some(holder.token), None)));
+            let ahead = lock.waiting.range(..order).filter(|(_, waiter)| excludes(waiter.mode));
+            waiting.extend(ahead.map(|(order, waiter)| (name, &waiter.who, None, Some(*order))));
+        }
+        found.extend(waiting);
+        found
+    }
+
+    /// Frees what an attempt, or an owner outside, held.
+    pub(crate) fn release(&mut self, who: &Party, set: &[(ResourceKey, LockMode)]) -> Changes {
         let mut changes = Changes::default();
         if planted(Mutant::ReleaseWithEnd) {
             return changes;
         }
         for (key, mode) in set {
             let Some(lock) = self.locks.get_mut(key) else { continue };
-            lock.holders.retain(|holder| !(holder.i == i && holder.epic == *epic));
+            lock.holders.retain(|holder| holder.who != *who);
             self.collect_front(key, *mode == LockMode::Write, &mut changes);
             self.forget_if_idle(key);
         }
@@ -362,8 +424,8 @@ impl LockTable {
         globs == self.globs
     }
 
-    /// The epic and instance of a request.
-    pub(crate) fn owner(&self, order: u64) -> Option<(&EpicId, u32)> {
-        self.requests.get(&order).map(|request| (&request.epic, request.i))
+    /// Whose request it is.
+    pub(crate) fn owner(&self, order: u64) -> Option<&Party> {
+        self.requests.get(&order).map(|request| &request.who)
     }
 }

@@ -16,17 +16,20 @@ pub enum Mutant {
     ReleaseWithEnd = 5,
     /// A glob conflicts with nothing but itself.
     Overlap = 6,
+    /// A lock held from outside is renewed and released under any token.
+    OutsideToken = 7,
 }
 
 impl Mutant {
     /// All of them with the names that `make mutants` uses.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::CompareAndSet, "compare-and-set"),
         (Self::EpochCheck, "epoch-check"),
         (Self::TokenCheck, "token-check"),
         (Self::Fifo, "fifo"),
         (Self::ReleaseWithEnd, "release-with-the-end"),
         (Self::Overlap, "overlap"),
+        (Self::OutsideToken, "outside-token"),
     ];
 }
 

@@ -16,6 +16,7 @@ use crate::fleet::Fleet;
 use crate::history::History;
 use crate::locks::LockTable;
 use crate::mutants::{Mutant, planted};
+use crate::outside::Outside;
 use crate::queue::ReadyQueue;
 use crate::sink::{EventSink, Subject, event};
 
@@ -54,6 +55,9 @@ pub struct State {
     /// What operators pinned, by agent; the instances say the same.
     #[serde(default)]
     pub(crate) pins: BTreeMap<AgentId, BTreeSet<(EpicId, u32)>>,
+    /// Locks that owners outside of all epics hold or wait for.
+    #[serde(default)]
+    pub(crate) outside: Outside,
     /// Grows whenever `awaited` gets or loses a subject: a measurement for the shell, not state.
     #[serde(skip)]
     pub(crate) awaited_revision: u64,
@@ -111,6 +115,8 @@ pub(crate) struct Due {
     /// Epics that have ended and that a task waits for.
     pub children_ended: VecDeque<EpicId>,
     pub incidents: VecDeque<(AttemptRef, IncidentKind)>,
+    /// Requests from outside that may be granted now.
+    pub outside: VecDeque<u64>,
     /// The fleet changed, so that pins may be in vain.
     pub fleet: bool,
     /// Became ready during this input; who is not assigned at its end waits, and says so.
@@ -239,7 +245,7 @@ impl State {
     /// The earliest moment at which time alone changes something.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let grace = self.fleet.graces.first().map(|(at, _)| *at);
-        self.timers.first().map(|timer| timer.at).into_iter().chain(grace).min()
+        self.timers.first().map(|timer| timer.at).into_iter().chain(grace).chain(self.outside.next_deadline()).min()
     }
 
     /// Nodes, edges, agents and classes looked at since the start: the measure of work per transition.
@@ -306,7 +312,7 @@ impl State {
         // The counter of looked-at nodes is a measurement, not state: a leader looks at more than a replay.
         let measured = (self.shard, self.index, self.epoch, &self.leader, self.now, self.seq, self.token, self.order);
         let kept = (&self.epics, &self.keys, &self.fleet, &self.locks, &self.queue, &self.timers, &self.incidents);
-        let told = (self.incidents_opened, &self.history, &self.awaited, &self.pins);
+        let told = (self.incidents_opened, &self.history, &self.awaited, &self.pins, &self.outside);
         write!(hasher, "{measured:?}{kept:?}{told:?}").expect("hashing does not fail");
         hasher.0.finish()
     }

@@ -17,11 +17,13 @@ use crate::backlog::Turn;
 use crate::epic::{AttemptPhase, Epic, EpicStatus, InstanceEnd, InstanceState, Parent};
 use crate::fleet::AgentState;
 use crate::graph::WaitReason;
-use crate::locks::{Holder, ResourceKey};
+use crate::locks::{Holder, Party, ResourceKey, Waiter};
 use crate::state::State;
 
 /// Milliseconds that the lease of an attempt lasts without progress; known to the leader only.
 pub type LeaseLeft<'a> = &'a dyn Fn(&AttemptRef) -> Option<u64>;
+/// The leader's time, and what it knows of leases.
+pub type Leases<'a> = (Timestamp, LeaseLeft<'a>);
 
 /// An epic of a list.
 #[derive(Debug, Clone)]
@@ -112,38 +114,47 @@ impl State {
     }
 
     /// All locks.
-    pub fn lock_list(&self, lease_left: LeaseLeft<'_>) -> LockList {
+    pub fn lock_list(&self, leases: Leases<'_>) -> LockList {
         let locks = self.locks.iter().map(|(key, lock)| LockView {
             resource: key.resource.to_string(),
             project: key.project.to_string(),
             folder: key.folder.as_ref().map(|folder| folder.to_string()),
             mode: word(lock.holders.first().map(|holder| holder.mode).or(lock.waiting.values().next().map(|waiter| waiter.mode))),
-            holders: lock.holders.iter().map(|holder| self.holder_view(holder, lease_left)).collect(),
+            holders: lock.holders.iter().map(|holder| self.holder_view(key, holder, leases)).collect(),
             overlaps: self.locks.overlapping(key).iter().map(|other| other.resource.to_string()).collect(),
-            queue: lock.waiting.values().map(|waiter| self.waiter_view(key, waiter)).collect(),
+            queue: lock.waiting.values().map(|waiter| self.waiter_view(waiter)).collect(),
         });
         LockList { locks: locks.collect() }
     }
 
-    fn holder_view(&self, holder: &Holder, lease_left: LeaseLeft<'_>) -> HolderView {
-        let epic = &self.epics[&holder.epic];
-        let attempt = epic.attempt_ref(holder.i);
-        HolderView {
-            epic: holder.epic.to_string(),
-            task: epic.key(holder.i),
-            attempt: attempt.attempt,
-            token: Some(holder.token.0),
-            lease_left_ms: lease_left(&attempt),
+    fn holder_view(&self, key: &ResourceKey, holder: &Holder, (now, lease_left): Leases<'_>) -> HolderView {
+        let token = Some(holder.token.0);
+        match &holder.who {
+            Party::Task { epic: id, i } => {
+                let epic = &self.epics[id];
+                let attempt = epic.attempt_ref(*i);
+                HolderView {
+                    epic: Some(id.to_string()),
+                    task: Some(epic.key(*i)),
+                    attempt: Some(attempt.attempt),
+                    owner: None,
+                    token,
+                    lease_left_ms: lease_left(&attempt),
+                }
+            }
+            Party::Outside { owner } => {
+                let left = self.outside.get(key, owner).map(|ask| ask.until.since_ms(now));
+                HolderView { epic: None, task: None, attempt: None, owner: Some(owner.to_string()), token, lease_left_ms: left }
+            }
         }
     }
 
-    fn waiter_view(&self, _key: &ResourceKey, waiter: &crate::locks::Waiter) -> WaiterView {
-        WaiterView {
-            epic: waiter.epic.to_string(),
-            task: self.epics[&waiter.epic].key(waiter.i),
-            mode: word(Some(waiter.mode)),
-            since: waiter.since.to_rfc3339(),
-        }
+    fn waiter_view(&self, waiter: &Waiter) -> WaiterView {
+        let (epic, task, owner) = match &waiter.who {
+            Party::Task { epic, i } => (Some(epic.to_string()), Some(self.epics[epic].key(*i)), None),
+            Party::Outside { owner } => (None, None, Some(owner.to_string())),
+        };
+        WaiterView { epic, task, owner, mode: word(Some(waiter.mode)), since: waiter.since.to_rfc3339() }
     }
 
     /// All agents.

@@ -12,6 +12,7 @@ use crate::cluster::{Cluster, InstanceKey};
 use crate::export::{ExportLine, LineFault};
 use crate::locks::LockTable;
 use crate::model::{EpicModel, Stage};
+use crate::outside::Outside;
 use crate::upkeep::Keeping;
 use crate::verdict::{Findings, Law, Verdict};
 
@@ -94,6 +95,7 @@ pub struct Checker {
     pub(crate) findings: Findings,
     pub(crate) cluster: Cluster,
     pub(crate) locks: LockTable,
+    pub(crate) outside: Outside,
     pub(crate) epics: Vec<EpicModel>,
     /// `None` for an epic whose graph has a cycle: nothing else can be said about it.
     pub(crate) positions: BTreeMap<EpicId, Option<usize>>,

@@ -9,6 +9,7 @@ use amphi_protocol::journal::{
 use crate::checker::{Checker, VerifyError};
 use crate::cluster::InstanceKey;
 use crate::grants::Grant;
+use crate::locks::Party;
 use crate::model::{EpicModel, How, Open, Shift, Stage};
 use crate::spec::{flaw, is_acyclic};
 use crate::verdict::Law;
@@ -127,6 +128,12 @@ impl Checker {
                     self.findings.check(Law::S14, &epic.iter().collect::<Vec<_>>(), right);
                 }
             }
+            Decision::LockAsked { lock, ttl_ms, until, .. } => self.ask(input, lock, *ttl_ms, *until),
+            Decision::LockGranted { lock, token, until } => self.grant_outside(lock, *token, *until),
+            Decision::LockRenewed { lock, token, ttl_ms, until } => self.renew(input, lock, *token, (*ttl_ms, *until)),
+            Decision::LockReleased { lock, token, .. } => self.release_outside(input, lock, *token),
+            Decision::LockExpired { lock, token } => self.expire_outside(lock, *token),
+            Decision::LockAskEnded { lock, cause } => self.end_ask(input, lock, *cause),
             Decision::TaskPinned { epic, instances, agent, .. } => {
                 for i in instances {
                     self.on_instance(epic, *i, |checker, key| checker.pin(key, agent))?;
@@ -505,7 +512,7 @@ impl Checker {
         for &i in instances {
             if let Some(since) = self.epics[position].instances[i as usize].joined.take() {
                 let locks = self.epics[position].locks(i);
-                self.locks.leave((position, i), since, &locks);
+                self.locks.leave(Party::Task((position, i)), since, &locks);
             }
         }
     }
@@ -513,7 +520,7 @@ impl Checker {
     fn take_shift(&mut self, position: usize, shift: Shift) {
         for (i, since) in shift.withdrawn {
             let locks = self.epics[position].locks(i);
-            self.locks.leave((position, i), since, &locks);
+            self.locks.leave(Party::Task((position, i)), since, &locks);
         }
         self.join_queues(position, &shift.ready);
     }
@@ -528,7 +535,7 @@ impl Checker {
             if idle && fresh && !epic.task_of(i).locks.is_empty() {
                 let locks = epic.locks(i);
                 epic.instances[i as usize].joined = Some(at);
-                self.locks.join((position, i), at, &locks);
+                self.locks.join(Party::Task((position, i)), at, &locks);
             }
         }
     }

@@ -4,7 +4,7 @@ use amphi_protocol::ids::{AgentId, AttemptRef, Incarnation, NodeId, Token};
 
 use crate::checker::Checker;
 use crate::cluster::InstanceKey;
-use crate::locks::LockSet;
+use crate::locks::{LockSet, Party};
 use crate::model::{Open, Stage};
 use crate::verdict::Law;
 
@@ -79,17 +79,22 @@ impl Checker {
 
     fn judge_locks(&mut self, key: InstanceKey, locks: &LockSet) {
         let epic = &self.epics[key.0];
-        match self.locks.excluded_by(key, locks) {
-            Some((holder, _)) => self.findings.check(Law::S7, &[&epic.id, &self.epics[holder].id], false),
+        let party = Party::Task(key);
+        let with = |other: Party| {
+            let others = other.task().map(|(position, _)| &self.epics[position].id);
+            std::iter::once(&epic.id).chain(others).collect::<Vec<_>>()
+        };
+        match self.locks.excluded_by(party, locks) {
+            Some(holder) => self.findings.check(Law::S7, &with(holder), false),
             None => self.findings.check(Law::S7, &[&epic.id], true),
         };
         let Some(since) = epic.instances[key.1 as usize].joined else { return };
-        let overtaken = self.locks.earlier_rivals(key, since, locks).find(|rival| self.could_have_been_served(*rival));
+        let overtaken = self.locks.earlier_rivals(party, since, locks).find(|rival| self.could_have_been_served(*rival));
         match overtaken {
-            Some((rival, _)) => {
-                self.findings.check(Law::S11, &[&epic.id, &self.epics[rival].id], false);
+            Some(rival) => {
+                self.findings.check(Law::S11, &with(rival), false);
             }
-            None if self.locks.has_rival(key, locks) => {
+            None if self.locks.has_rival(party, locks) => {
                 self.findings.check(Law::S11, &[&epic.id], true);
             }
             None => {}
@@ -97,7 +102,9 @@ impl Checker {
     }
 
     /// False where the interface lets others pass: no living agent, or a bound of its own that holds it back.
-    fn could_have_been_served(&self, (position, i): InstanceKey) -> bool {
+    pub(crate) fn could_have_been_served(&self, party: Party) -> bool {
+        // An owner outside needs nobody's time.
+        let Party::Task((position, i)) = party else { return true };
         let epic = &self.epics[position];
         let task = epic.task_of(i);
         let held_back = task.max_parallel.is_some() || epic.stopping || epic.cancelling || epic.paused || epic.unsure;
@@ -113,9 +120,9 @@ impl Checker {
     ) {
         let instance = &mut self.epics[key.0].instances[key.1 as usize];
         if let Some(since) = instance.joined.take() {
-            self.locks.leave(key, since, &locks);
+            self.locks.leave(Party::Task(key), since, &locks);
         }
-        self.locks.hold(key, &locks);
+        self.locks.hold(Party::Task(key), &locks);
         self.cluster.occupy(grant.agent, grant.node, key);
         instance.attempts = grant.attempt.attempt;
         instance.last_agent = Some(grant.agent.clone());
@@ -138,7 +145,7 @@ impl Checker {
     /// Takes locks and agent back from the open attempt of an instance, which the caller then ends.
     pub(crate) fn give_back(&mut self, key: InstanceKey) {
         if let Stage::Open(open) = &self.epics[key.0].instances[key.1 as usize].stage {
-            self.locks.release(key, &open.locks);
+            self.locks.release(Party::Task(key), &open.locks);
             self.cluster.vacate(&open.agent, &open.node, key);
         }
     }

@@ -19,6 +19,7 @@ mod export;
 mod grants;
 mod locks;
 mod model;
+mod outside;
 mod pins;
 mod reports;
 mod spec;

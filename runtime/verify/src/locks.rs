@@ -10,12 +10,32 @@ use crate::spec::LockKey;
 /// A set of locks, as one attempt asks for it.
 pub(crate) type LockSet = [(LockKey, LockMode)];
 
+/// Who holds or waits: an instance of an epic, or an owner outside of all epics by a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Party {
+    Task(InstanceKey),
+    Outside(u32),
+}
+
+impl Party {
+    /// Less than everybody.
+    const FIRST: Self = Self::Task((0, 0));
+
+    /// The instance, unless it is somebody outside.
+    pub fn task(self) -> Option<InstanceKey> {
+        match self {
+            Self::Task(key) => Some(key),
+            Self::Outside(_) => None,
+        }
+    }
+}
+
 /// All locks of the shard.
 #[derive(Debug, Default)]
 pub(crate) struct LockTable {
-    held: BTreeMap<LockKey, BTreeMap<InstanceKey, LockMode>>,
+    held: BTreeMap<LockKey, BTreeMap<Party, LockMode>>,
     /// Per resource, who asked for it since which record.
-    waiting: BTreeMap<LockKey, BTreeMap<(u64, InstanceKey), LockMode>>,
+    waiting: BTreeMap<LockKey, BTreeMap<(u64, Party), LockMode>>,
     /// Every name seen that is a glob.
     globs: BTreeSet<LockKey>,
 }
@@ -36,29 +56,29 @@ fn conflict(one: LockMode, other: LockMode) -> bool {
 }
 
 impl LockTable {
-    /// Another instance that holds something in a way that excludes `set`.
-    pub fn excluded_by(&self, instance: InstanceKey, set: &LockSet) -> Option<InstanceKey> {
+    /// Another party that holds something in a way that excludes `set`.
+    pub fn excluded_by(&self, party: Party, set: &LockSet) -> Option<Party> {
         set.iter().find_map(|(key, mode)| {
             let mut holders = near(&self.held, &self.globs, key).into_iter().flatten();
-            holders.find(|(holder, held)| **holder != instance && conflict(*mode, **held)).map(|(holder, _)| *holder)
+            holders.find(|(holder, held)| **holder != party && conflict(*mode, **held)).map(|(holder, _)| *holder)
         })
     }
 
-    /// The instance has the set.
-    pub fn hold(&mut self, instance: InstanceKey, set: &LockSet) {
+    /// The party has the set.
+    pub fn hold(&mut self, party: Party, set: &LockSet) {
         for (key, mode) in set {
             if key.is_glob() {
                 self.globs.insert(key.clone());
             }
-            self.held.entry(key.clone()).or_default().insert(instance, *mode);
+            self.held.entry(key.clone()).or_default().insert(party, *mode);
         }
     }
 
-    /// The instance gives the set back.
-    pub fn release(&mut self, instance: InstanceKey, set: &LockSet) {
+    /// The party gives the set back.
+    pub fn release(&mut self, party: Party, set: &LockSet) {
         for (key, _) in set {
             if let Some(holders) = self.held.get_mut(key) {
-                holders.remove(&instance);
+                holders.remove(&party);
                 if holders.is_empty() {
                     self.held.remove(key);
                 }
@@ -66,21 +86,21 @@ impl LockTable {
         }
     }
 
-    /// The instance asks for the set since record `since`.
-    pub fn join(&mut self, instance: InstanceKey, since: u64, set: &LockSet) {
+    /// The party asks for the set since record `since`.
+    pub fn join(&mut self, party: Party, since: u64, set: &LockSet) {
         for (key, mode) in set {
             if key.is_glob() {
                 self.globs.insert(key.clone());
             }
-            self.waiting.entry(key.clone()).or_default().insert((since, instance), *mode);
+            self.waiting.entry(key.clone()).or_default().insert((since, party), *mode);
         }
     }
 
     /// The request is served or withdrawn.
-    pub fn leave(&mut self, instance: InstanceKey, since: u64, set: &LockSet) {
+    pub fn leave(&mut self, party: Party, since: u64, set: &LockSet) {
         for (key, _) in set {
             if let Some(queue) = self.waiting.get_mut(key) {
-                queue.remove(&(since, instance));
+                queue.remove(&(since, party));
                 if queue.is_empty() {
                     self.waiting.remove(key);
                 }
@@ -89,19 +109,19 @@ impl LockTable {
     }
 
     /// True if somebody else waits for what excludes `set`.
-    pub fn has_rival(&self, instance: InstanceKey, set: &LockSet) -> bool {
+    pub fn has_rival(&self, party: Party, set: &LockSet) -> bool {
         set.iter().any(|(key, mode)| {
             let mut queue = near(&self.waiting, &self.globs, key).into_iter().flatten();
-            queue.any(|((_, rival), wanted)| *rival != instance && conflict(*mode, *wanted))
+            queue.any(|((_, rival), wanted)| *rival != party && conflict(*mode, *wanted))
         })
     }
 
     /// Who asked before record `since` for what excludes `set`.
-    pub fn earlier_rivals<'t>(&'t self, instance: InstanceKey, since: u64, set: &'t LockSet) -> impl Iterator<Item = InstanceKey> + 't {
+    pub fn earlier_rivals<'t>(&'t self, party: Party, since: u64, set: &'t LockSet) -> impl Iterator<Item = Party> + 't {
         set.iter().flat_map(move |(key, mode)| {
             let queues = near(&self.waiting, &self.globs, key);
-            let queue = queues.into_iter().flat_map(move |queue| queue.range(..(since, (0, 0))));
-            queue.filter(move |((_, rival), wanted)| *rival != instance && conflict(*mode, **wanted)).map(|((_, rival), _)| *rival)
+            let queue = queues.into_iter().flat_map(move |queue| queue.range(..(since, Party::FIRST)));
+            queue.filter(move |((_, rival), wanted)| *rival != party && conflict(*mode, **wanted)).map(|((_, rival), _)| *rival)
         })
     }
 }

@@ -48,6 +48,9 @@ impl Checker {
             | Input::Tick
             | Input::Upkeep(_)
             | Input::Signal { .. }
+            | Input::AcquireLock { .. }
+            | Input::RenewLock { .. }
+            | Input::ReleaseLock { .. }
             | Input::Hold { .. } => false,
         }
     }

@@ -2,6 +2,7 @@
 
 use amphi_protocol::document::{EpicSpec, LockMode, Plan, Workspace};
 use amphi_protocol::ids::ProjectId;
+use amphi_protocol::journal::LockName;
 use amphi_protocol::overlap;
 
 /// Most instances of one epic that are judged; ten times the interface's limit.
@@ -69,6 +70,12 @@ pub(crate) struct LockKey {
 }
 
 impl LockKey {
+    /// What an owner outside named.
+    pub fn named(name: &LockName) -> Self {
+        let folder = name.folder.clone();
+        Self { project: name.project.clone(), folder, resource: name.resource.as_str().to_owned() }
+    }
+
     /// True if the name stands for all paths that it matches.
     pub fn is_glob(&self) -> bool {
         overlap::is_glob(&self.resource)
@@ -93,7 +100,8 @@ pub(crate) fn lock_set(spec: &EpicSpec, plan: &Plan, instance: u32) -> Vec<(Lock
         let folder = match &spec.workspace {
             _ if !resource.starts_with("file/") => None,
             Workspace::Path(folder) => Some(folder.clone()),
-            Workspace::Git { url, reference } => Some(format!("{url} at {reference:?}")),
+            // The words under which `lock.list` shows it, and owners outside name it.
+            Workspace::Git { url, reference } => Some(format!("git {url} {}", reference.as_deref().unwrap_or(""))),
             Workspace::None => None,
         };
         LockKey { project: spec.project.clone(), folder, resource }

@@ -1,5 +1,7 @@
 //! Clients and persons: they submit, send again until they are answered, contradict themselves, cancel, retry and answer questions.
 
+mod outside;
+
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ const SUBMISSIONS_MAX: usize = 5;
 enum Purpose {
     Submit(usize),
     Conflict(usize),
+    Lock,
     Other,
 }
 
@@ -60,6 +63,7 @@ impl World {
         self.person_answers();
         self.person_resumes();
         self.somebody_signals();
+        self.somebody_locks();
         let open: Vec<usize> = (0..self.clients.sent.len()).filter(|sent| self.clients.sent[*sent].epic.is_none()).collect();
         if let Some(again) = open.first()
             && (self.clients.stopped || self.rng.chance(40))
@@ -276,7 +280,7 @@ impl World {
             (Purpose::Submit(_), Verdict::Refused("cluster.busy")) => self.tally.seen("submit.full"),
             (Purpose::Submit(_), Verdict::Refused("epic.limit")) => self.tally.seen("submit.too_large"),
             (Purpose::Submit(_), other) => self.fail("S1", format!("a valid submission was answered with {other:?}")),
-            (Purpose::Conflict(_), Verdict::Refused("submit.conflict")) | (Purpose::Other, _) => {}
+            (Purpose::Conflict(_), Verdict::Refused("submit.conflict")) | (Purpose::Lock | Purpose::Other, _) => {}
             (Purpose::Conflict(_), other) => self.fail("S13", format!("another body under a used key was answered with {other:?}")),
         }
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use amphi_coordination::laws::Violation;
 use amphi_protocol::document::{EpicSpec, LockMode, Plan, TaskSpec, Workspace};
 use amphi_protocol::event::Event;
-use amphi_protocol::ids::{AttemptRef, EpicId, Epoch, EventSeq, Incarnation, IncidentId, NodeId, Token};
-use amphi_protocol::journal::{AttemptNews, Decision, Input, Outcome, Record, Resolution};
+use amphi_protocol::ids::{AttemptRef, EpicId, Epoch, EventSeq, Incarnation, IncidentId, NodeId, OwnerName, Token};
+use amphi_protocol::journal::{AttemptNews, Decision, Input, LockName, Outcome, OutsideLock, Record, Resolution};
 
 /// An attempt as the journal has it.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub(super) struct Observer {
     started: BTreeSet<AttemptRef>,
     runs: BTreeMap<(EpicId, u32, u32), u32>,
     running: BTreeMap<u32, Running>,
+    /// What owners outside hold by the journal, by name and owner, and how.
+    outside: BTreeMap<(String, OwnerName), LockMode>,
     epoch: Epoch,
     leaders: BTreeMap<Epoch, u64>,
     newest: BTreeMap<(NodeId, Incarnation), Epoch>,
@@ -116,8 +118,29 @@ impl Observer {
                 let fenced = self.needs_claim(attempt);
                 self.hold("S7", !(lives && (reported || fenced)), || format!("{attempt} ended at {now} ms and its process lives"));
             }
+            Decision::LockGranted { lock, .. } => self.outside_begins(lock, now),
+            Decision::LockReleased { lock, .. } | Decision::LockExpired { lock, .. } => {
+                let held = self.outside.remove(&(name_of(&lock.name), lock.owner.clone())).is_some();
+                self.hold("S8", held, || format!("{lock:?} is given back and was not held"));
+            }
             _ => {}
         }
+    }
+
+    /// S7: nobody runs beside an owner outside who excludes it, and no other owner holds it.
+    fn outside_begins(&mut self, lock: &OutsideLock, now: u64) {
+        let name = name_of(&lock.name);
+        let excludes = |other: LockMode| lock.mode == LockMode::Write || other == LockMode::Write;
+        let other = self.outside.iter().find(|((held, _), mode)| *held == name && excludes(**mode)).map(|((_, owner), _)| owner.clone());
+        self.hold("S7", other.is_none(), || format!("{lock:?} is granted at {now} ms beside {other:?}"));
+        // A writer is never given up while it lives; a reader that was given up as lost is not fenced.
+        let in_the_way = |running: &Running| {
+            let counts = self.assigned.get(&running.attempt).is_some_and(|assigned| assigned.open);
+            running.locks.iter().any(|(held, mode)| *held == name && excludes(*mode) && (counts || *mode == LockMode::Write))
+        };
+        let rival = self.running.values().find(|running| in_the_way(running)).map(|running| running.attempt.clone());
+        self.hold("S7", rival.is_none(), || format!("{lock:?} is granted at {now} ms while {rival:?} runs"));
+        self.outside.insert((name, lock.owner.clone()), lock.mode);
     }
 
     /// An undo that never began, by a person's word, goes on in a new run.
@@ -154,7 +177,7 @@ impl Observer {
         let Some((spec, plan)) = self.epics.get(&attempt.epic) else { return };
         let folder = match &spec.workspace {
             Workspace::Path(path) => path.clone(),
-            Workspace::Git { url, reference } => format!("{url} {reference:?}"),
+            Workspace::Git { url, reference } => format!("git {url} {}", reference.as_deref().unwrap_or_default()),
             Workspace::None => String::new(),
         };
         let project = &spec.project;
@@ -168,6 +191,12 @@ impl Observer {
         *starts += 1;
         let starts = *starts;
         self.hold("S9", starts == 1 || !once, || format!("{attempt} is `retry: 0` and starts for the {starts}. time"));
+        let begins = |held: &str, mode: LockMode| {
+            locks.iter().any(|(name, how)| name == held && (*how == LockMode::Write || mode == LockMode::Write))
+        };
+        let owner = self.outside.iter().find(|((held, _), mode)| begins(held, **mode)).map(|((_, owner), _)| owner.clone());
+        let counts = self.assigned.get(attempt).is_some_and(|assigned| assigned.open) || writes;
+        self.hold("S7", owner.is_none() || !counts, || format!("{attempt} starts at {now} ms while {owner:?} holds its lock"));
         let rival = self.running.values().find(|other| self.excludes((attempt, &locks), other)).map(|other| other.attempt.clone());
         self.hold("S7", rival.is_none(), || format!("{attempt} and {rival:?} run side by side at {now} ms under an exclusive lock"));
         self.running.insert(pid, Running { attempt: attempt.clone(), locks });
@@ -223,4 +252,11 @@ impl Observer {
     pub fn is_dense(&self) -> bool {
         self.events.keys().zip(1..).all(|(seq, expected)| seq.0 == expected)
     }
+}
+
+/// A lock's name as the locks of tasks are named here.
+fn name_of(name: &LockName) -> String {
+    let (project, resource) = (&name.project, &name.resource);
+    let folder = name.folder.as_deref().unwrap_or_default();
+    if resource.as_str().starts_with("file/") { format!("{project} {folder} {resource}") } else { format!("{project} {resource}") }
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use amphi_coordination::{AttemptPhase, EpicStatus, InstanceEnd, InstanceState, Refusal};
+use amphi_coordination::{AttemptPhase, EpicStatus, InstanceEnd, InstanceState, Party, Refusal};
 use amphi_protocol::journal::{
-    AgentLife, AttemptNews, CancelCause, ChildEnd, Decision, EpicEnd, Hold, IncidentKind, Input, Next, Outcome, Post, Resolution, Upkeep,
-    WaitEnd,
+    AgentLife, AskEnd, AttemptNews, CancelCause, ChildEnd, Decision, EpicEnd, Hold, IncidentKind, Input, Next, Outcome, Post, Resolution,
+    Upkeep, WaitEnd,
 };
 use amphi_protocol::message::MessageType;
 
@@ -128,6 +128,10 @@ const NAMES: &[(&str, &[&str])] = &[
             "drain_agent",
             "drain_node",
             "signal",
+            "acquire_lock",
+            "acquire_lock_wait",
+            "renew_lock",
+            "release_lock",
         ],
     ),
     (
@@ -179,6 +183,13 @@ const NAMES: &[(&str, &[&str])] = &[
             "task_pinned",
             "pins_dropped",
             "grace_ended",
+            "lock_asked",
+            "lock_granted",
+            "lock_renewed",
+            "lock_released",
+            "lock_expired",
+            "lock_wait_over",
+            "lock_withdrawn",
         ],
     ),
     ("message", &["task_complete", "error", "status_update"]),
@@ -201,6 +212,10 @@ const NAMES: &[(&str, &[&str])] = &[
             "lock.glob_held",
             "lock.waited_for_overlap",
             "lock.shared_by_overlap",
+            "lock.outside_waits",
+            "lock.task_behind_outside",
+            "lock.ring_refused",
+            "lock.stale_token",
             "agent.nobody",
             "journal.replayed",
             "snapshot.resumed",
@@ -318,6 +333,10 @@ impl Tally {
             Input::Hold { hold: Hold::Drain { .. }, post: Post::Agent(_), .. } => "drain_agent",
             Input::Hold { hold: Hold::Drain { .. }, post: Post::Node(_), .. } => "drain_node",
             Input::Signal { .. } => "signal",
+            Input::AcquireLock { wait_ms: 0, .. } => "acquire_lock",
+            Input::AcquireLock { .. } => "acquire_lock_wait",
+            Input::RenewLock { .. } => "renew_lock",
+            Input::ReleaseLock { .. } => "release_lock",
         };
         self.add("input", name);
     }
@@ -393,6 +412,13 @@ impl Tally {
             Decision::PinsDropped { .. } => "pins_dropped",
             Decision::Held { .. } => "held",
             Decision::GraceEnded { .. } => "grace_ended",
+            Decision::LockAsked { .. } => "lock_asked",
+            Decision::LockGranted { .. } => "lock_granted",
+            Decision::LockRenewed { .. } => "lock_renewed",
+            Decision::LockReleased { .. } => "lock_released",
+            Decision::LockExpired { .. } => "lock_expired",
+            Decision::LockAskEnded { cause: AskEnd::WaitOver, .. } => "lock_wait_over",
+            Decision::LockAskEnded { cause: AskEnd::Withdrawn, .. } => "lock_withdrawn",
         };
         self.add("decision", name);
     }
@@ -425,7 +451,15 @@ impl Tally {
     /// Counts a refused input.
     pub fn refusal(&mut self, refusal: &Refusal) {
         let name = match refusal {
-            Refusal::Error(_) => "error",
+            Refusal::Error(error) => {
+                if error.message.starts_with("the wait would never end") {
+                    self.seen("lock.ring_refused");
+                }
+                if error.message.starts_with("token ") {
+                    self.seen("lock.stale_token");
+                }
+                "error"
+            }
             Refusal::Duplicate(_) => "duplicate",
             Refusal::Stale(_) => "stale",
         };
@@ -471,6 +505,15 @@ impl Tally {
             let beside = overlapping.iter().any(is_held);
             if !lock.holders.is_empty() && key.resource.as_str().contains(['*', '[']) {
                 self.seen("lock.glob_held");
+            }
+            let outside = |who: &Party| matches!(who, Party::Outside { .. });
+            let (holds, waits) =
+                (lock.holders.iter().any(|holder| outside(&holder.who)), lock.waiting.values().any(|waiter| outside(&waiter.who)));
+            if waits {
+                self.seen("lock.outside_waits");
+            }
+            if holds && lock.waiting.values().any(|waiter| !outside(&waiter.who)) {
+                self.seen("lock.task_behind_outside");
             }
             if lock.holders.is_empty() && beside {
                 self.seen("lock.waited_for_overlap");

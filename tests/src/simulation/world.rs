@@ -324,8 +324,11 @@ impl World {
 
     fn is_quiet(&self) -> bool {
         let Some(leader) = self.leader() else { return false };
+        // What owners outside do not renew is over some time.
+        let free = leader.seat.state().outside_asks().next().is_none();
         let ended = leader.seat.state().epics().all(|epic| epic.is_ended() || (!self.persons_answer && epic.needs_person()));
         ended
+            && free
             && self.managers.len() == 1
             && leader.is_idle()
             && self.processes.is_empty()

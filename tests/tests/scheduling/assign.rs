@@ -2,7 +2,7 @@
 
 use amphi_coordination::Refusal;
 use amphi_protocol::event::EventType;
-use amphi_protocol::ids::{EpicId, Incarnation};
+use amphi_protocol::ids::{EpicId, Incarnation, Timestamp};
 use amphi_protocol::journal::{AgentLife, AgentReport, Hold, Input, Outcome, Post};
 use serde_json::{Value, json};
 
@@ -56,7 +56,7 @@ fn the_next_attempt_waits_for_its_agent_although_another_is_idle() {
     stage.end(&first, Outcome::Succeeded);
     let view = stage.state.task(&id, "then").expect("it is there");
     assert_eq!((view.state.as_str(), view.reason.as_deref()), ("ready", Some("capacity")));
-    let why = stage.state.why(&id, "then", &|_| None).expect("it is there");
+    let why = stage.state.why(&id, "then", (Timestamp(0), &|_| None)).expect("it is there");
     assert_eq!(why.waits[0].on, format!("agent {ONE}: assigned by operator"));
     let other = stage.submit(epic("other", json!({ "t": build(json!({})) })));
     assert_eq!(stage.given(&other, "t").agent, agent(TWO), "nobody else is held up");

@@ -2,6 +2,7 @@
 
 use amphi_coordination::Refusal;
 use amphi_protocol::event::EventType;
+use amphi_protocol::ids::Timestamp;
 use amphi_protocol::journal::{AttemptNews, Decision, Hold, Input, Next, Outcome, Post};
 use serde_json::{Value, json};
 
@@ -161,7 +162,7 @@ fn nobody_gets_anything_on_a_drained_node_until_it_is_taken_back_or_starts_anew(
     assert_eq!(state_of(&stage, "node-1"), "drained");
     let epic = stage.submit(one("waits", json!({ "agent": "Build" })));
     assert!(stage.open.is_empty());
-    let why = stage.state.why(&epic, "t", &|_| None).expect("it is there");
+    let why = stage.state.why(&epic, "t", (Timestamp(0), &|_| None)).expect("it is there");
     assert_eq!((why.waits[0].reason.as_str(), why.waits[0].on.as_str()), ("no_agent", "role Build; node-1 is drained"));
     stage.must(hold(&on_node("node-1"), Hold::Resume));
     stage.serve();
@@ -186,7 +187,7 @@ fn a_paused_agent_finishes_and_takes_nothing_new_over_restarts_of_its_node_too()
     assert!(stage.open.is_empty());
     stage.join("node-1", 2, 1, &[("Build", 1)]);
     assert!(stage.open.is_empty(), "until somebody says otherwise");
-    let why = stage.state.why(&waits, "t", &|_| None).expect("it is there");
+    let why = stage.state.why(&waits, "t", (Timestamp(0), &|_| None)).expect("it is there");
     assert_eq!(why.waits[0].on, "any agent; node-1-Build-1 is paused");
     stage.must(hold(&only, Hold::Resume));
     stage.serve();

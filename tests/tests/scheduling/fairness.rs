@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use amphi_protocol::ids::EpicId;
+use amphi_protocol::ids::{EpicId, Timestamp};
 use serde_json::{Value, json};
 
 use crate::stage::Stage;
@@ -147,7 +147,7 @@ fn the_queue_and_why_say_in_which_order_they_will_come() {
         .into_iter()
         .flat_map(|(epic, count)| (1..=count).map(move |n| (epic.clone(), format!("t[{n}]"))))
         .filter_map(|(epic, task)| {
-            let why = stage.state.why(&epic, &task, &|_| None)?;
+            let why = stage.state.why(&epic, &task, (Timestamp(0), &|_| None))?;
             Some((why.waits.first()?.place?, format!("{epic}/{task}")))
         })
         .collect();

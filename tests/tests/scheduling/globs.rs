@@ -1,6 +1,6 @@
 //! Locks on globs: whoever shares a path is in one queue, in the order in which they came.
 
-use amphi_protocol::ids::EpicId;
+use amphi_protocol::ids::{EpicId, Timestamp};
 use serde_json::{Value, json};
 
 use crate::stage::Stage;
@@ -88,10 +88,10 @@ fn a_set_may_hold_names_that_overlap_each_other() {
 fn why_and_the_list_of_locks_name_what_overlaps() {
     let stage = stage(&[("first", json!({ "write": ["file/src/*.rs"] })), ("second", json!({ "write": ["file/src/lib.rs"] }))]);
     let second = EpicId::parse("second").expect("it is an epic id");
-    let why = stage.state.why(&second, "t", &|_| None).expect("it is there");
+    let why = stage.state.why(&second, "t", (Timestamp(0), &|_| None)).expect("it is there");
     assert_eq!(why.waits[0].on, "file/src/lib.rs (overlaps file/src/*.rs)");
-    assert_eq!(why.waits[0].holder.as_ref().map(|holder| holder.epic.as_str()), Some("first"));
-    let locks = stage.state.lock_list(&|_| None).locks;
+    assert_eq!(why.waits[0].holder.as_ref().map(|holder| holder.epic.as_deref()), Some(Some("first")));
+    let locks = stage.state.lock_list((Timestamp(0), &|_| None)).locks;
     let overlaps: Vec<(String, Vec<String>)> = locks.into_iter().map(|lock| (lock.resource, lock.overlaps)).collect();
     let expected = [("file/src/*.rs", "file/src/lib.rs"), ("file/src/lib.rs", "file/src/*.rs")];
     assert_eq!(overlaps, expected.map(|(name, other)| (name.to_owned(), vec![other.to_owned()])));

@@ -54,6 +54,9 @@ impl Deciding<'_> {
             Input::Upkeep(upkeep) => self.upkeep(upkeep),
             Input::Hold { post, hold, by } => self.hold(post, *hold, by),
             Input::Signal { subject, data, before } => self.signal(subject, data, *before),
+            Input::AcquireLock { lock, ttl_ms, wait_ms, by } => self.acquire_lock(lock, *ttl_ms, *wait_ms, by),
+            Input::RenewLock { name, token, owner, ttl_ms, .. } => self.renew_lock((name, *token, owner.as_ref()), *ttl_ms),
+            Input::ReleaseLock { name, token, owner, by } => self.release_lock((name, *token, owner.as_ref()), by),
         }
     }
 
@@ -360,6 +363,7 @@ impl Deciding<'_> {
 
     fn tick(&mut self) -> Result<(), Refusal> {
         self.hand_over_what_is_due();
+        self.outside_is_due(TIMERS_PER_TICK);
         for _ in 0..TIMERS_PER_TICK {
             let Some(timer) = self.state.timers.first().filter(|timer| timer.at <= self.state.now).cloned() else { break };
             match timer.kind {

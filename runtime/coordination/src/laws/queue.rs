@@ -10,7 +10,7 @@ use super::{Violation, hold};
 use crate::backlog::Turn;
 use crate::epic::InstanceState;
 use crate::fleet::AgentState;
-use crate::locks::ResourceKey;
+use crate::locks::{Party, ResourceKey};
 use crate::queue::Class;
 use crate::state::State;
 
@@ -30,7 +30,7 @@ struct Request {
 /// What the lock table should hold.
 #[derive(Default)]
 struct Expected {
-    holders: BTreeMap<ResourceKey, BTreeMap<Instance, (LockMode, Token)>>,
+    holders: BTreeMap<ResourceKey, BTreeMap<Party, (LockMode, Token)>>,
     waiting: BTreeMap<ResourceKey, BTreeMap<u64, LockMode>>,
 }
 
@@ -96,13 +96,22 @@ fn check_class(state: &State, class: &Class) -> Result<(), Violation> {
 
 fn collect(state: &State) -> Result<(Vec<Request>, Expected), Violation> {
     let (mut requests, mut expected) = (Vec::new(), Expected::default());
+    for (key, owner, ask) in state.outside.iter() {
+        match ask.token {
+            Some(token) => {
+                let who = Party::Outside { owner: owner.clone() };
+                expected.holders.entry(key.clone()).or_default().insert(who, (ask.mode, token));
+            }
+            None => _ = expected.waiting.entry(key.clone()).or_default().insert(ask.order, ask.mode),
+        }
+    }
     for epic in state.epics.values() {
         for (i, instance) in (0u32..).zip(&epic.instances) {
-            let who = (epic.id.clone(), i);
             match &instance.state {
                 InstanceState::Open(open) => {
                     for (key, mode) in epic.locks(i) {
-                        expected.holders.entry(key).or_default().insert(who.clone(), (mode, open.token));
+                        let who = Party::Task { epic: epic.id.clone(), i };
+                        expected.holders.entry(key).or_default().insert(who, (mode, open.token));
                     }
                 }
                 InstanceState::Ready { order, .. } => {
@@ -117,6 +126,7 @@ fn collect(state: &State) -> Result<(Vec<Request>, Expected), Violation> {
                             expected.waiting.entry(key.clone()).or_default().insert(*order, *mode);
                         }
                     }
+                    let who = (epic.id.clone(), i);
                     requests.push(Request { order: *order, priority: epic.spec_of(i).priority, who, class, locks });
                 }
                 InstanceState::Blocked
@@ -136,8 +146,7 @@ fn check_table(state: &State, expected: &Expected) -> Result<(), Violation> {
     hold("kept", state.locks.knows_its_globs(), || "the globs among the locks are others than the kept ones".to_owned())?;
     for (key, lock) in state.locks.iter() {
         let resource = &key.resource;
-        let held =
-            lock.holders.iter().map(|holder| ((holder.epic.clone(), holder.i), (holder.mode, holder.token))).collect::<BTreeMap<_, _>>();
+        let held = lock.holders.iter().map(|holder| (holder.who.clone(), (holder.mode, holder.token))).collect::<BTreeMap<_, _>>();
         let alone = lock.holders.len() <= 1 || lock.holders.iter().all(|holder| holder.mode == LockMode::Read);
         hold("S7", alone, || format!("{resource} is held by {:?}", lock.holders))?;
         let should = expected.holders.get(key).cloned().unwrap_or_default();

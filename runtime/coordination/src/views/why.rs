@@ -9,8 +9,9 @@ use amphi_protocol::view::{WaitView, WhyView};
 
 use crate::epic::{Epic, InstanceState};
 use crate::graph::WaitReason;
+use crate::locks::Party;
 use crate::state::State;
-use crate::views::LeaseLeft;
+use crate::views::Leases;
 
 /// Longest chain that is shown.
 const CHAIN_MAX: usize = 32;
@@ -19,7 +20,7 @@ const HELD_SHOWN: usize = 5;
 
 impl State {
     /// The chain of causes; empty if the task runs or has ended.
-    pub fn why(&self, id: &EpicId, key: &str, lease_left: LeaseLeft<'_>) -> Option<WhyView> {
+    pub fn why(&self, id: &EpicId, key: &str, leases: Leases<'_>) -> Option<WhyView> {
         let epic = self.epics.get(id)?;
         let first = *self.instances(id, key).first()?;
         let mut waits = Vec::new();
@@ -29,14 +30,14 @@ impl State {
             if waits.len() >= CHAIN_MAX || !seen.insert((epic.id.clone(), i)) {
                 break;
             }
-            at = self.step(epic, i, lease_left, &mut waits);
+            at = self.step(epic, i, leases, &mut waits);
         }
         let view = self.task(id, &epic.key(first))?;
         Some(WhyView { epic: view.epic, task: view.task, state: view.state, waits })
     }
 
     /// Adds what instance `i` waits for, and returns the instance to look at next.
-    fn step<'s>(&'s self, epic: &'s Epic, i: u32, lease_left: LeaseLeft<'_>, waits: &mut Vec<WaitView>) -> Option<(&'s Epic, u32)> {
+    fn step<'s>(&'s self, epic: &'s Epic, i: u32, leases: Leases<'_>, waits: &mut Vec<WaitView>) -> Option<(&'s Epic, u32)> {
         let plain = |reason: &str, on: String| WaitView { reason: reason.to_owned(), on, holder: None, lease_left_ms: None, place: None };
         match &epic.instances[i as usize].state {
             InstanceState::Blocked => {
@@ -49,7 +50,7 @@ impl State {
                     waits.push(plain("paused", epic.id.to_string()));
                     None
                 }
-                WaitReason::Lock => self.lock_wait(*order, lease_left, waits),
+                WaitReason::Lock => self.lock_wait(*order, leases, waits),
                 WaitReason::NoAgent => {
                     waits.push(plain("no_agent", demand_text(epic, i) + &self.held_text(epic, i)));
                     None
@@ -149,7 +150,7 @@ impl State {
         })
     }
 
-    fn lock_wait(&self, order: u64, lease_left: LeaseLeft<'_>, waits: &mut Vec<WaitView>) -> Option<(&Epic, u32)> {
+    fn lock_wait(&self, order: u64, leases: Leases<'_>, waits: &mut Vec<WaitView>) -> Option<(&Epic, u32)> {
         let set = self.locks.set(order)?;
         for (key, mode) in set.iter() {
             let place = self.locks.get(key)?.waiting.keys().position(|waiter| *waiter == order).map(|place| place as u64 + 1);
@@ -159,17 +160,24 @@ impl State {
             let holder = locks.iter().find_map(|(name, lock)| Some((*name, lock.holders.iter().find(|holder| conflicts(holder.mode))?)));
             let ahead = locks.iter().find_map(|(name, lock)| {
                 let (_, waiter) = lock.waiting.range(..order).find(|(_, waiter)| conflicts(waiter.mode))?;
-                Some((*name, (&waiter.epic, waiter.i)))
+                Some((*name, waiter))
             });
             let (name, next, view) = match (holder, ahead) {
-                (Some((name, holder)), _) => (name, (&holder.epic, holder.i), Some(self.holder_view(holder, lease_left))),
-                (None, Some((name, ahead))) => (name, ahead, None),
+                (Some((name, holder)), _) => (name, &holder.who, Some(self.holder_view(name, holder, leases))),
+                (None, Some((name, ahead))) => (name, &ahead.who, None),
                 (None, None) => continue,
             };
-            let on = if name == key { key.resource.to_string() } else { format!("{} (overlaps {})", key.resource, name.resource) };
+            let mut on = if name == key { key.resource.to_string() } else { format!("{} (overlaps {})", key.resource, name.resource) };
+            if let (Party::Outside { owner }, None) = (next, &view) {
+                on = format!("{on}, which {owner} asked for before");
+            }
             let lease_left_ms = view.as_ref().and_then(|view| view.lease_left_ms);
             waits.push(WaitView { reason: "lock".to_owned(), on, holder: view, lease_left_ms, place });
-            return self.epics.get(next.0).map(|epic| (epic, next.1));
+            return match next {
+                Party::Task { epic, i } => self.epics.get(epic).map(|epic| (epic, *i)),
+                // What an owner outside is about nobody here knows.
+                Party::Outside { .. } => None,
+            };
         }
         None
     }

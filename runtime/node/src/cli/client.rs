@@ -136,6 +136,11 @@ impl Client {
         Ok(Self { nats, request_timeout: global.request_timeout.0 })
     }
 
+    /// The same, with another time that an answer may take.
+    pub fn patient(&self, request_timeout: Duration) -> Self {
+        Self { nats: self.nats.clone(), request_timeout }
+    }
+
     /// The connection itself, for streams.
     pub fn nats(&self) -> &async_nats::Client {
         &self.nats
@@ -152,7 +157,12 @@ impl Client {
             let failure = match self.ask(endpoint, body, None).await {
                 Answer::Reply(reply) => return Ok(reply),
                 Answer::Broken(failure) => return Err(failure),
-                Answer::Refused(error) if !error.retryable || error.code == ErrorCode::RequestTimeout => return Err(error.into()),
+                // A conflict that may be over later is not over in a few seconds; whoever asks decides whether to wait.
+                Answer::Refused(error)
+                    if !error.retryable || matches!(error.code, ErrorCode::RequestTimeout | ErrorCode::StateConflict) =>
+                {
+                    return Err(error.into());
+                }
                 Answer::Refused(error) => error.into(),
                 Answer::Nobody => no_leader(),
                 Answer::Silence => {

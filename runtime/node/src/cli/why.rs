@@ -49,7 +49,12 @@ fn wait_line(wait: &Value) -> String {
     if let Some(holder) = wait["holder"].as_object() {
         let part =
             |field: &str| holder.get(field).map_or(String::new(), |value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-        line.push_str(&format!(", held by {}/{} attempt {}", part("epic"), part("task"), part("attempt")));
+        match part("owner") {
+            owner if owner.is_empty() => {
+                line.push_str(&format!(", held by {}/{} attempt {}", part("epic"), part("task"), part("attempt")));
+            }
+            owner => line.push_str(&format!(", held by {owner} from outside under token {}", part("token"))),
+        }
     }
     if let Some(left) = wait["lease_left_ms"].as_u64() {
         line.push_str(&format!(", lease ends in {}", duration_text(left)));

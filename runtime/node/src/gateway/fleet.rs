@@ -1,4 +1,4 @@
-//! Nodes, agents, locks, incidents, supervision trees.
+//! Nodes, agents, incidents, supervision trees.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,12 +18,6 @@ use super::request::{Request, bad_id, invalid};
 use super::{Answer, Gateway, shape};
 
 const NODE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
-
-/// `lock.list`.
-pub async fn locks(gateway: Arc<Gateway>, request: Request) -> Answer {
-    let _none = request.fields()?;
-    gateway.manager.read(|at| stamped(shape(&at.state.lock_list(at.lease_left)), at.state)).await
-}
 
 /// `agent.list`.
 pub async fn agents(gateway: Arc<Gateway>, request: Request) -> Answer {

@@ -7,6 +7,7 @@ mod epics;
 mod fleet;
 mod history;
 mod hold;
+mod locks;
 mod page;
 mod request;
 mod retired;
@@ -117,7 +118,10 @@ endpoints! {
     "task.why" => tasks::why,
     "task.logs" => tasks::logs,
     "queue.list" => tasks::queue,
-    "lock.list" => fleet::locks,
+    "lock.list" => locks::list,
+    "lock.acquire" => locks::acquire,
+    "lock.renew" => locks::renew,
+    "lock.release" => locks::release,
     "agent.list" => fleet::agents,
     "agent.get" => fleet::agent,
     "agent.restart" => fleet::restart_agent,

@@ -69,7 +69,8 @@ impl Gateway {
         let mut headers =
             BTreeMap::from([(subjects::VERB_HEADER.to_owned(), name.to_owned()), (subjects::BY_HEADER.to_owned(), request.by.clone())]);
         headers.extend(request.message_id.iter().map(|id| (subjects::MESSAGE_ID_HEADER.to_owned(), id.clone())));
-        self.bus.request(subjects::passed_on(self.shard), headers, request.body.clone(), ANSWER_WITHIN).await
+        let within = ANSWER_WITHIN + super::locks::wait(name, request);
+        self.bus.request(subjects::passed_on(self.shard), headers, request.body.clone(), within).await
     }
 
     /// Answers what other gateways pass on, while this node leads.

@@ -66,7 +66,7 @@ pub async fn why(gateway: Arc<Gateway>, request: Request) -> Answer {
     let (known, view) = gateway
         .manager
         .read(move |at| {
-            let view = at.state.why(&id, &key, at.lease_left).map(|view| stamped(shape(&view), at.state));
+            let view = at.state.why(&id, &key, (at.now, at.lease_left)).map(|view| stamped(shape(&view), at.state));
             (at.state.epic(&id).is_some(), view)
         })
         .await?;

@@ -41,6 +41,7 @@ pub fn all() -> Vec<(&'static str, Journal)> {
     .chain(super::staff::good())
     .chain(super::globs::good())
     .chain(super::pins::good())
+    .chain(super::outside::good())
     .collect()
 }
 

@@ -7,6 +7,7 @@ pub mod flow;
 pub mod globs;
 pub mod good;
 pub mod nested;
+pub mod outside;
 pub mod pins;
 pub mod staff;
 pub mod violations;

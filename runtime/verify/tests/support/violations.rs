@@ -68,6 +68,7 @@ pub fn all() -> Vec<(Law, &'static str, Journal)> {
     .chain(super::staff::violations())
     .chain(super::globs::violations())
     .chain(super::pins::violations())
+    .chain(super::outside::violations())
     .collect()
 }
 
