@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use amphi_protocol::document::tool_skill;
-use amphi_protocol::ids::{AgentId, InvalidId, NodeId, RoleName};
+use amphi_protocol::ids::{AgentId, InvalidId, NodeId, RoleName, ShardId};
 use amphi_protocol::journal::AgentInfo;
 
 /// What a role can do, and for what it is responsible.
@@ -44,9 +44,11 @@ impl RoleProfile {
         self.tools.as_ref().is_none_or(|tools| tools.contains(tool))
     }
 
-    /// The id of agent `n` (from 1) of this role on `node`: `node-1-BuildMaster-2`.
-    pub fn agent_id(&self, node: &NodeId, n: u32) -> Result<AgentId, InvalidId> {
-        AgentId::parse(&format!("{node}-{}-{n}", self.role))
+    /// The id of agent `n` (from 1) of this role on `node`: `node-1-BuildMaster-2`; of those that serve another shard than the first
+    /// `node-1-s3-BuildMaster-2`.
+    pub fn agent_id(&self, node: &NodeId, shard: ShardId, n: u32) -> Result<AgentId, InvalidId> {
+        let shard = if shard.0 == 0 { String::new() } else { format!("s{shard}-") };
+        AgentId::parse(&format!("{node}-{shard}{}-{n}", self.role))
     }
 
     /// What the Manager is told of agent `agent` of this role.

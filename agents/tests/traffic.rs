@@ -178,9 +178,9 @@ async fn heartbeats_name_what_the_node_holds_and_what_was_active() {
 #[tokio::test(start_paused = true)]
 async fn commands_come_over_the_bus_and_garbage_stops_nothing() {
     let stage = Stage::with_agents(1).await;
-    let subject = subjects::node_commands(&stage.node);
+    let subject = subjects::node_commands(&stage.node, ShardId(0));
     let bus: std::sync::Arc<dyn MessageBus> = stage.bus.clone();
-    tokio::spawn(serve_commands(bus, stage.node.clone(), stage.desk.clone()));
+    tokio::spawn(serve_commands(bus, (stage.node.clone(), ShardId(0)), stage.desk.clone()));
     while !stage.bus.listens(&subject) {
         tokio::task::yield_now().await;
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
 
 /// Longest text id that users choose.
 pub const ID_LENGTH_MAX: usize = 64;
@@ -209,6 +210,23 @@ number_id!(
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ShardId(pub u32);
+
+impl ShardId {
+    /// All shards of a cluster that has `count` of them.
+    pub fn all(count: u32) -> impl Iterator<Item = Self> {
+        (0..count.max(1)).map(Self)
+    }
+
+    /// The shard of a project, among `count`: the one with the highest hash (rendezvous hashing, Thaler and Ravishankar 1998), which
+    /// every node finds by itself.
+    pub fn of(project: &ProjectId, count: u32) -> Self {
+        let weight = |shard: &Self| {
+            let digest = Sha256::digest(format!("{shard} {project}"));
+            digest.iter().take(8).fold(0u64, |weight, byte| weight << 8 | u64::from(*byte))
+        };
+        Self::all(count).max_by_key(weight).unwrap_or_default()
+    }
+}
 
 impl fmt::Display for ShardId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

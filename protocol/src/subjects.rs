@@ -118,14 +118,17 @@ pub const SEATS_STREAM: &str = "AMPHI_SEATS";
 /// What [`SEATS_STREAM`] holds.
 pub const SEATS_SUBJECTS: &str = "amphi.seat.>";
 
+/// How many shards the cluster has; written once.
+pub const SHARDS_SUBJECT: &str = "amphi.seat.shards";
+
 /// The lease of a shard's Manager.
 pub fn seat(shard: ShardId) -> String {
     format!("amphi.seat.{shard}")
 }
 
-/// Commands for a node.
-pub fn node_commands(node: &NodeId) -> String {
-    format!("amphi.int.node.{node}.command")
+/// Commands of a shard's Manager for a node.
+pub fn node_commands(node: &NodeId, shard: ShardId) -> String {
+    format!("amphi.int.node.{node}.command.{shard}")
 }
 
 /// A node's own published state (its supervision tree), by request.

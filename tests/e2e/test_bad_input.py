@@ -263,7 +263,7 @@ async def test_garbage_on_the_internal_subjects(c):
     for name in ("lead", "tick", "lose_node", "silent", "submit"):
         reply = await ask(json.dumps({"inputs": [samples[name]]}))
         same(reply.get("error", {}).get("code"), "request.invalid", f"{name} from outside")
-    for subject in ["amphi.int.from.ghost-1.shard.0.heartbeat", "amphi.int.from.ghost-1.shard.0.death", "amphi.int.from.node-1.shard.0.heartbeat", "amphi.int.from.node-1.shard.0.death", "amphi.int.node.node-1.command", "amphi.int.node.node-1.tree", "amphi.int.node.ghost.command", "amphi.int.from.ghost-1.shard.1.input"]:
+    for subject in ["amphi.int.from.ghost-1.shard.0.heartbeat", "amphi.int.from.ghost-1.shard.0.death", "amphi.int.from.node-1.shard.0.heartbeat", "amphi.int.from.node-1.shard.0.death", "amphi.int.node.node-1.command.0", "amphi.int.node.node-1.tree", "amphi.int.node.ghost.command.0", "amphi.int.from.ghost-1.shard.1.input"]:
         for data in [*garbage(), *(b"AM\x01\x01" + chance.randbytes(n) for n in (0, 1, 8, 64, 4096)), b"AM\x01\x01" + b"\xfd" + b"\xff" * 8 + b"x", b"AM\x01\x01" + b"\xff" * 200, b"AM\x02\x01x", b"AM\x01\x09x"]:
             await node.publish(subject, data)
             await c.connection.publish(subject, data)

@@ -22,10 +22,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Heartbeats without an answer that are waited for at once.
 const UNANSWERED_MAX: usize = 64;
 
-/// Takes the commands for `node` from the bus, in order, and answers them. Ends with the desk or the subscription; an error means that
+/// Takes the commands of `shard` for `node` from the bus, in order, and answers them. Ends with the desk or the subscription; an error means that
 /// the subscription could not be made.
-pub async fn serve_commands(bus: Arc<dyn MessageBus>, node: NodeId, desk: DeskHandle) -> Result<(), BusError> {
-    let mut commands = bus.subscribe(subjects::node_commands(&node)).await?;
+pub async fn serve_commands(bus: Arc<dyn MessageBus>, (node, shard): (NodeId, ShardId), desk: DeskHandle) -> Result<(), BusError> {
+    let mut commands = bus.subscribe(subjects::node_commands(&node, shard)).await?;
     while let Some(message) = commands.next().await {
         let Some(command) = read_command(&message) else { continue };
         let Some(answer) = desk.command(command).await else { break };

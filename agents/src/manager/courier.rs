@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphi_ports::{BusError, MessageBus};
-use amphi_protocol::ids::{Epoch, Incarnation, NodeId};
+use amphi_protocol::ids::{Epoch, Incarnation, NodeId, ShardId};
 use amphi_protocol::node::{NodeAnswer, NodeCommand, Order};
 use amphi_protocol::{codec, subjects};
 use bytes::Bytes;
@@ -24,20 +24,21 @@ type Letter = (Epoch, Incarnation, Order);
 /// The couriers of one Manager.
 pub(super) struct Couriers {
     bus: Arc<dyn MessageBus>,
+    shard: ShardId,
     nodes: BTreeMap<NodeId, (mpsc::Sender<Letter>, AbortOnDropHandle<()>)>,
 }
 
 impl Couriers {
-    pub fn new(bus: Arc<dyn MessageBus>) -> Self {
-        Self { bus, nodes: BTreeMap::new() }
+    pub fn new(bus: Arc<dyn MessageBus>, shard: ShardId) -> Self {
+        Self { bus, shard, nodes: BTreeMap::new() }
     }
 
     /// Sends an order on its way.
     pub fn send(&mut self, epoch: Epoch, (node, incarnation): (NodeId, Incarnation), order: Order) {
-        let bus = &self.bus;
+        let (bus, shard) = (&self.bus, self.shard);
         let (letters, _) = self.nodes.entry(node.clone()).or_insert_with(|| {
             let (sender, receiver) = mpsc::channel(ORDERS_WAITING_MAX);
-            (sender, AbortOnDropHandle::new(tokio::spawn(deliver(bus.clone(), node, receiver))))
+            (sender, AbortOnDropHandle::new(tokio::spawn(deliver(bus.clone(), (node, shard), receiver))))
         });
         if letters.try_send((epoch, incarnation, order)).is_err() {
             metrics::counter!("amphi_orders_dropped_total").increment(1);
@@ -45,7 +46,7 @@ impl Couriers {
     }
 }
 
-async fn deliver(bus: Arc<dyn MessageBus>, node: NodeId, mut letters: mpsc::Receiver<Letter>) {
+async fn deliver(bus: Arc<dyn MessageBus>, (node, shard): (NodeId, ShardId), mut letters: mpsc::Receiver<Letter>) {
     let headers: BTreeMap<String, String> = [(subjects::CODEC_HEADER.to_owned(), codec::BINCODE.to_owned())].into();
     let mut next: Option<Letter> = None;
     loop {
@@ -68,7 +69,7 @@ async fn deliver(bus: Arc<dyn MessageBus>, node: NodeId, mut letters: mpsc::Rece
         }
         let command = NodeCommand { epoch, node: node.clone(), incarnation, orders };
         let body = Bytes::from(codec::encode(&command));
-        match bus.request(subjects::node_commands(&node), headers.clone(), body, ANSWER_WITHIN).await {
+        match bus.request(subjects::node_commands(&node, shard), headers.clone(), body, ANSWER_WITHIN).await {
             Ok(answer) => match codec::decode::<NodeAnswer>(&answer.body) {
                 Ok(NodeAnswer::Confirmed) => {}
                 // The new life joins by itself; what was meant for the old one is void.

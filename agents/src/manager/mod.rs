@@ -203,7 +203,7 @@ impl Actor for Manager {
         let now = Instant::now();
         Ok(ManagerState {
             time: Time::from(arguments.clock.now()),
-            couriers: Couriers::new(arguments.bus.clone()),
+            couriers: Couriers::new(arguments.bus.clone(), arguments.shard),
             signals: Signals::new(arguments.bus.clone()),
             publisher: None,
             unpublished: Unpublished::default(),

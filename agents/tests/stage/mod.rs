@@ -431,7 +431,7 @@ impl Stage {
         let node = NodeId::parse(&format!("node-{}", NODES.fetch_add(1, Ordering::SeqCst))).unwrap();
         let profile =
             Arc::new(RoleProfile::new(RoleName::parse("BuildMaster").unwrap(), vec!["shell".to_owned(), "build".to_owned()], Vec::new()));
-        let agents: Vec<AgentId> = (1..=count).map(|n| profile.agent_id(&node, n).unwrap()).collect();
+        let agents: Vec<AgentId> = (1..=count).map(|n| profile.agent_id(&node, ShardId(0), n).unwrap()).collect();
         let (engine, leader, bus) = (Arc::new(FakeEngine::default()), FakeLeader::new(), Arc::new(FakeBus::default()));
         leader.set_mood(mood);
         *bus.standing.lock().unwrap() = Some(Standing::Member);

@@ -17,7 +17,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::{find_or_create, jetstream_context, store_error};
+use super::{JetStreamJournal, find_or_create, jetstream_context, store_error};
 
 /// How long an answer may take: a renewal that takes longer is of no use.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -50,6 +50,47 @@ struct StoredHolder {
 impl NatsLease {
     /// Opens the stream of leases, creating it with `replicas` copies if it is missing.
     pub async fn open(client: &Client, shard: ShardId, replicas: usize) -> Result<Self, StoreError> {
+        let (context, stream) = Self::stream(client, replicas).await?;
+        Ok(Self { context, stream, subject: subjects::seat(shard) })
+    }
+
+    /// How many shards the cluster has: what was written there first. `wanted` by somebody who may write it.
+    ///
+    /// # Errors
+    /// The stream cannot be read, or nothing was written yet and this is nobody who may.
+    pub async fn shards(client: &Client, replicas: usize, wanted: Option<u32>) -> Result<u32, StoreError> {
+        let (context, stream) = match wanted {
+            Some(_) => Self::stream(client, replicas).await?,
+            None => {
+                let context = jetstream_context(client, ANSWER_WITHIN);
+                let found = context.get_stream(subjects::SEATS_STREAM).await;
+                let stream = found.map_err(|e| store_error("looking for how many shards the cluster has", e))?;
+                (context, stream)
+            }
+        };
+        let what = "reading how many shards the cluster has";
+        let malformed = || StoreError { what: format!("{what}: it is no number"), source: None, damaged: true };
+        loop {
+            match stream.get_last_raw_message_by_subject(subjects::SHARDS_SUBJECT).await {
+                Ok(message) => return std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok()).ok_or_else(malformed),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {}
+                Err(error) => return Err(store_error(what, error)),
+            }
+            let Some(wanted) = wanted else { return Err(store_error(what, "nobody has decided it yet")) };
+            // A cluster of a build that knew only one shard has one.
+            let count = if JetStreamJournal::exists(client, ShardId(0)).await? { 1 } else { wanted };
+            let message = PublishMessage::build().payload(count.to_string().into()).expected_last_subject_sequence(0);
+            let failed = |error| store_error("writing how many shards the cluster has", error);
+            match context.send_publish(subjects::SHARDS_SUBJECT, message).await.map_err(failed)?.await {
+                // Read again, whoever was first.
+                Ok(_) => {}
+                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+
+    async fn stream(client: &Client, replicas: usize) -> Result<(Context, Stream), StoreError> {
         let context = jetstream_context(client, ANSWER_WITHIN);
         let config = Config {
             name: subjects::SEATS_STREAM.to_owned(),
@@ -63,7 +104,7 @@ impl NatsLease {
             ..Default::default()
         };
         let stream = find_or_create(&context, config).await?;
-        Ok(Self { context, stream, subject: subjects::seat(shard) })
+        Ok((context, stream))
     }
 
     async fn newest(&self) -> Result<Option<Claim>, StoreError> {

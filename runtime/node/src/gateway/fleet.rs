@@ -60,8 +60,10 @@ pub async fn restart_agent(gateway: Arc<Gateway>, request: Request) -> Answer {
     let (epoch, node, incarnation) = found.ok_or_else(|| agent_not_found(&agent))?;
     let command = NodeCommand { epoch, node: node.clone(), incarnation, orders: vec![Order::RestartAgent { agent: agent.clone() }] };
     let headers: BTreeMap<String, String> = [(subjects::CODEC_HEADER.to_owned(), codec::BINCODE.to_owned())].into();
-    let answer =
-        gateway.bus.request(subjects::node_commands(&node), headers, Bytes::from(codec::encode(&command)), NODE_ANSWERS_WITHIN).await;
+    let answer = gateway
+        .bus
+        .request(subjects::node_commands(&node, gateway.shard), headers, Bytes::from(codec::encode(&command)), NODE_ANSWERS_WITHIN)
+        .await;
     match answer.map(|answer| codec::decode::<NodeAnswer>(&answer.body)) {
         Ok(Ok(NodeAnswer::Confirmed)) => Ok(json!({ "agent": agent, "node": node })),
         Ok(Ok(NodeAnswer::OtherIncarnation { .. } | NodeAnswer::OldEpoch { .. }) | Err(_)) | Err(_) => {

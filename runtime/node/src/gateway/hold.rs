@@ -53,7 +53,7 @@ pub async fn drain_node(gateway: Arc<Gateway>, request: Request) -> Answer {
     let leads = view.as_ref().is_some_and(|view| !view.leads.is_empty());
     let mut reply = merged(view.map_or_else(|| json!({ "id": node }), |view| shape(&view)), &committed);
     if leads && hold != Hold::Resume {
-        reply["note"] = json!("its agents are drained; it still leads, and stopping it stops the Manager until it is back");
+        reply["note"] = json!("its agents are drained; it still leads, and another node takes over when it is stopped");
     }
     Ok(reply)
 }

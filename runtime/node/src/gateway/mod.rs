@@ -1,10 +1,12 @@
 //! The public door on NATS: the micro service `amphi` with one endpoint per verb (`interface.md` section 4).
 //!
-//! It parses, asks the Manager and renders; it decides nothing and holds no state. Whatever comes in gets an answer: a result, or an
+//! It parses, asks the Manager of the shard and renders; it decides nothing and holds no state. [`front`] is the door and finds the shard,
+//! `route` finds its leader. Whatever comes in gets an answer: a result, or an
 //! error with code, hint and, for documents, every problem with its place. Adding a verb is one function and one line in [`ENDPOINTS`].
 
 mod epics;
 mod fleet;
+mod front;
 mod history;
 mod hold;
 mod locks;
@@ -17,7 +19,6 @@ mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use amphi_adapters::nats::NatsOutputLog;
 use amphi_agents::ManagerHandle;
@@ -27,16 +28,13 @@ use amphi_protocol::document::{Catalog, Limits};
 use amphi_protocol::ids::ShardId;
 use amphi_protocol::journal::Admission;
 use amphi_protocol::subjects;
-use async_nats::service::{self, ServiceExt as _};
-use async_nats::{Client, HeaderMap, HeaderValue};
+use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use serde_json::Value;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
 use crate::node::staff::LiveRoles;
+pub use front::Front;
 use history::History;
 use request::Request;
 
@@ -45,7 +43,7 @@ const REQUESTS_AT_ONCE: usize = 256;
 /// Replies are kept below the server's payload limit.
 const REPLY_BYTES_MAX: usize = 7 * 1024 * 1024;
 
-/// What the verbs need.
+/// What the verbs need, of one shard.
 pub struct Gateway {
     /// The Manager of this node.
     pub manager: ManagerHandle,
@@ -69,8 +67,6 @@ pub struct Gateway {
     pub limits: GatewayLimits,
     /// The shard.
     pub shard: ShardId,
-    /// True once every verb has been served.
-    pub serving: Arc<AtomicBool>,
     pub(crate) history: History,
 }
 
@@ -145,50 +141,6 @@ impl Gateway {
         let table = self.roles.get();
         let role_tools = table.roles.tools_by_role(&self.fault_tools);
         Catalog { roles: table.roles.skills_by_role(), tools: self.tools.clone(), role_tools }
-    }
-
-    /// Serves on `client` until the future is dropped. `$SRV.*` is answered by the service's own task, which never waits for a verb.
-    /// The connection must serve nothing else: a message with a malformed header, which any client can send, makes the library give
-    /// the whole connection up. Then this ends.
-    ///
-    /// # Errors
-    /// The service could not be registered.
-    pub async fn serve(self: Arc<Self>, client: Client) -> Result<(), async_nats::Error> {
-        let builder = client.service_builder().description("Amphitheatre: epics, tasks, agents, locks");
-        let service = builder.start(subjects::SERVICE_NAME, env!("CARGO_PKG_VERSION")).await?;
-        let group = service.group(subjects::API_GROUP);
-        let at_once = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
-        let mut endpoints = JoinSet::new();
-        for (subject, verb) in ENDPOINTS {
-            let mut endpoint = group.endpoint_builder().name(subject.replace('.', "-")).add(*subject).await?;
-            let (gateway, at_once) = (self.clone(), at_once.clone());
-            endpoints.spawn(async move {
-                while let Some(request) = endpoint.next().await {
-                    let Ok(permit) = at_once.clone().acquire_owned().await else { return };
-                    let gateway = gateway.clone();
-                    tokio::spawn(async move {
-                        gateway.answer((*subject, *verb), request).await;
-                        drop(permit);
-                    });
-                }
-            });
-        }
-        client.flush().await?;
-        self.serving.store(true, Ordering::Relaxed);
-        // All end together, with the connection.
-        endpoints.join_next().await;
-        Ok(())
-    }
-
-    async fn answer(self: Arc<Self>, verb: Named, asked: service::Request) {
-        if asked.message.reply.is_none() {
-            return;
-        }
-        let (headers, body) = self.route(verb, Request::new(&asked.message)).await;
-        // The library counts what it sends itself; an error of its own would have no body, so errors go the same way.
-        if let Err(error) = asked.respond_with_headers(Ok(body), header_map(&headers)).await {
-            tracing::debug!(%error, "a reply could not be sent");
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use amphi_coordination::Refusal;
 use amphi_coordination::seat::Answer as Committed;
 use amphi_protocol::api::{ApiError, ErrorCode, Problem};
 use amphi_protocol::document::{CompileOptions, Compiled, EpicSpec, Included, compile, plan_summary};
-use amphi_protocol::ids::{EpicId, EpicName, SubmitKey};
+use amphi_protocol::ids::{EpicId, EpicName, ProjectId, SubmitKey};
 use amphi_protocol::journal::{Input, Record, SpecRef, Submission};
 use serde_json::{Map, Value, json};
 
@@ -46,6 +46,12 @@ pub async fn submit(gateway: Arc<Gateway>, request: Request) -> Answer {
         Committed::Refused(Refusal::Error(error)) => Err(error),
         Committed::Committed { .. } | Committed::Refused(Refusal::Stale(_)) | Committed::NotLeading | Committed::Busy => Err(no_leader()),
     }
+}
+
+/// The project of the document in a request; `None` if it is no valid document.
+pub async fn project(gateway: &Arc<Gateway>, request: &Request) -> Option<ProjectId> {
+    let compiled = compile_apart(gateway, Envelope::read(request).ok()?, true).await.ok()?;
+    Some(refuse(compiled).ok()?.project)
 }
 
 /// `epic.validate`: all problems, and nothing happens.

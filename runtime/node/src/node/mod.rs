@@ -82,7 +82,7 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
     let life = begin_life(&spec.data)?;
     let (team, roles, environment) = configuration(&spec)?;
     let world = World::open(&spec, &team, roles, &environment).await?;
-    let (memory, client, has_seat) = (world.memory.clone(), world.client.clone(), world.seat.is_some());
+    let (memory, client, has_seat) = (world.memory.clone(), world.client.clone(), world.seats.is_some());
     let _sweep = AbortOnDropHandle::new(tokio::spawn(world.worktrees.sweep()));
     let tree = Tree::plant(&spec, life, &team, world).await?;
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
@@ -110,8 +110,10 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
         () = gone.cancelled() => bail!("`up` is gone"),
         _ = terminate.recv() => bail!("ended at once by a second signal"),
         _ = interrupt.recv() => bail!("ended at once by a second signal"),
-        drained = tree.desk.drain(DRAIN) => if drained.is_none_or(|drained| !drained.reported) {
-            tracing::warn!("some reports were not acknowledged; the next life of the node makes up for them");
+        drained = futures::future::join_all(tree.desks.iter().map(|desk| desk.drain(DRAIN))) => {
+            if drained.iter().any(|drained| drained.is_none_or(|drained| !drained.reported)) {
+                tracing::warn!("some reports were not acknowledged; the next life of the node makes up for them");
+            }
         }
     }
     // In reverse order of the start; bounded by each child's own time.
@@ -157,18 +159,20 @@ fn configuration(spec: &NodeSpec) -> anyhow::Result<(TeamConfig, RoleBase, Envir
     Ok((loaded.team, loaded.role_base, environment))
 }
 
-/// Ready is who is registered, which takes a Manager that leads, and, with a seat, serves.
+/// Ready is who is registered with every shard, which takes Managers that lead, and, with a seat, serves.
 async fn tell_when_ready(spec: &NodeSpec, tree: &Tree, has_seat: bool) -> anyhow::Result<()> {
-    loop {
-        match tree.desk.snapshot().await {
-            Some(desk) if desk.joined && (!has_seat || tree.serving.load(Ordering::Relaxed)) => break,
-            Some(desk) if desk.refused.as_deref() == Some(ErrorCode::StateConflict.as_str()) => {
-                return Err(IdTaken(spec.node.clone()).into());
+    for desk in &tree.desks {
+        loop {
+            match desk.snapshot().await {
+                Some(desk) if desk.joined && (!has_seat || tree.serving.load(Ordering::Relaxed)) => break,
+                Some(desk) if desk.refused.as_deref() == Some(ErrorCode::StateConflict.as_str()) => {
+                    return Err(IdTaken(spec.node.clone()).into());
+                }
+                Some(_) | None => tokio::time::sleep(Duration::from_millis(20)).await,
             }
-            Some(_) | None => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
-    announce_ready(None).context("`up` does not listen")?;
+    announce_ready(None, tree.desks.len()).context("`up` does not listen")?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use amphi_agents::{AgentRegistry, DeskHandle, Inboxes, Jobs, RoleProfile, Specialist, SpecialistArguments};
 use amphi_config::{RoleConfig, RoleStrategy};
-use amphi_protocol::ids::{AgentId, NodeId, RoleName};
+use amphi_protocol::ids::{AgentId, NodeId, RoleName, ShardId};
 use amphi_protocol::journal::AgentInfo;
 use amphi_supervisors::{
     ChildEvent, ChildEventKind, ChildSpec, Intensity, Mailbox, OnExhausted, Strategy, SupervisorArguments, SupervisorMessage,
@@ -22,9 +22,10 @@ use super::world::World;
 /// A supervisor does in this time what it is told, or the agent is looked at again later.
 const TOLD_WITHIN: Duration = Duration::from_secs(10);
 
-/// What all agents of a node share, and who they are.
+/// What all agents of a node that serve one shard share, and who they are.
 pub struct Pools {
     pub node: NodeId,
+    shard: ShardId,
     pub board: Arc<TreeBoard>,
     pub jobs: Arc<Jobs>,
     pub desk: DeskHandle,
@@ -46,10 +47,15 @@ struct Members {
 
 impl Pools {
     /// No agents yet.
-    pub fn new(node: NodeId, board: Arc<TreeBoard>, jobs: Arc<Jobs>, desk: DeskHandle, world: &World) -> Arc<Self> {
-        let (registry, inboxes) = (AgentRegistry::new(), Inboxes::default());
+    pub fn new(
+        (node, shard): (NodeId, ShardId),
+        board: Arc<TreeBoard>,
+        (jobs, desk): (Arc<Jobs>, DeskHandle),
+        (registry, inboxes): (AgentRegistry, Inboxes),
+        world: &World,
+    ) -> Arc<Self> {
         let (tools, fault_tools, faults) = (world.tools.clone(), world.fault_tools.clone(), world.faults);
-        Arc::new(Self { node, board, jobs, desk, registry, inboxes, faults, tools, fault_tools, members: Mutex::default() })
+        Arc::new(Self { node, shard, board, jobs, desk, registry, inboxes, faults, tools, fault_tools, members: Mutex::default() })
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
@@ -77,7 +83,7 @@ impl Pools {
                 ChildEventKind::Quarantined { reason } => desk.agent_quarantined(agent, reason),
             }
         });
-        let pool = nested(pool_id(role), SupervisorArguments { spec, board: self.board.clone(), on_child_event: hook });
+        let pool = nested(self.pool_id(role), SupervisorArguments { spec, board: self.board.clone(), on_child_event: hook });
         (pool, agents)
     }
 
@@ -87,7 +93,7 @@ impl Pools {
         let mut members = self.members();
         let first = *members.numbers.entry(role.clone()).or_default() + 1;
         members.numbers.insert(role.clone(), first - 1 + count);
-        let ids = (first..first + count).map(|number| profile.agent_id(&self.node, number));
+        let ids = (first..first + count).map(|number| profile.agent_id(&self.node, self.shard, number));
         let ids: Vec<AgentId> = ids.map(|id| id.expect("a node, a role and a number make an agent id")).collect();
         members.profiles.extend(ids.iter().map(|id| (id.clone(), profile.clone())));
         drop(members);
@@ -168,7 +174,7 @@ impl Pools {
     /// Ends the pool of a role that has no agents any more.
     pub async fn end_pool(&self, role: &RoleName) {
         let Some(root) = ActorRef::<SupervisorMessage>::where_is(format!("{}/root", self.node)) else { return };
-        if let Err(error) = terminate_child(&root, &pool_id(role), Some(TOLD_WITHIN)).await {
+        if let Err(error) = terminate_child(&root, &self.pool_id(role), Some(TOLD_WITHIN)).await {
             tracing::warn!(%role, %error, "the pool of a role that went was not ended");
         }
     }
@@ -208,12 +214,17 @@ impl Pools {
     }
 
     fn supervisor_name(&self, role: &RoleName) -> String {
-        format!("{}/pool/{role}", self.node)
+        format!("{}/{}", self.node, in_shard(&format!("pool/{role}"), self.shard))
+    }
+
+    fn pool_id(&self, role: &RoleName) -> String {
+        in_shard(&format!("pool-{role}"), self.shard)
     }
 }
 
-fn pool_id(role: &RoleName) -> String {
-    format!("pool-{role}")
+/// The name of what there is once for each shard; that of the first shard is the name itself.
+pub fn in_shard(name: &str, shard: ShardId) -> String {
+    if shard.0 == 0 { name.to_owned() } else { format!("{name}-{shard}") }
 }
 
 fn intensity(config: &RoleConfig) -> Intensity {

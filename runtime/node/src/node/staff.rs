@@ -44,7 +44,8 @@ impl LiveRoles {
 pub struct Staff {
     pub pools: Arc<Pools>,
     pub roles: Arc<LiveRoles>,
-    pub files: RoleFiles,
+    /// Where roles are read; none: somebody else reads them.
+    pub files: Option<RoleFiles>,
     pub gauge: Gauge,
     pub capacity: u32,
     /// Surplus agents with nothing to do leave after this.
@@ -60,7 +61,7 @@ impl Staff {
             due.tick().await;
             let (gauge, mut files) = (self.gauge.clone(), self.files);
             let looked = tokio::task::spawn_blocking(move || {
-                let table = files.look();
+                let table = files.as_mut().and_then(RoleFiles::look);
                 (gauge.look(), files, table)
             });
             let Ok((shortage, files, table)) = looked.await else { return "reading the role files failed".to_owned() };

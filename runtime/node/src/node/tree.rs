@@ -11,11 +11,11 @@ use amphi_agents::mail::MailRoom;
 use amphi_agents::manager::campaign::Candidacy;
 use amphi_agents::manager::wiring::{serve_deaths, serve_heartbeats, serve_inputs};
 use amphi_agents::manager::{Manager, ManagerArguments};
-use amphi_agents::{BusLeaderLink, Desk, DeskArguments, DeskHandle, DeskSettings, Jobs, ManagerHandle};
+use amphi_agents::{AgentRegistry, BusLeaderLink, Desk, DeskArguments, DeskHandle, DeskSettings, Inboxes, Jobs, ManagerHandle};
 use amphi_config::{RoleFiles, TeamConfig};
 use amphi_coordination::liveness::Periods;
 use amphi_ports::MessageBus;
-use amphi_protocol::ids::{Incarnation, NodeId};
+use amphi_protocol::ids::{Incarnation, NodeId, ShardId};
 use amphi_protocol::journal::AgentInfo;
 use amphi_protocol::subjects;
 use amphi_supervisors::{
@@ -26,11 +26,11 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 
-use super::pools::Pools;
+use super::pools::{Pools, in_shard};
 use super::service::service;
 use super::staff::{LiveRoles, Staff, announce};
-use super::world::{SHARD, Seat, World};
-use crate::gateway::{Gateway, GatewayLimits};
+use super::world::{Seat, World};
+use crate::gateway::{Front, Gateway, GatewayLimits};
 use crate::up::NodeSpec;
 
 /// A request with inputs waits for its commit at most so long; then it is sent again.
@@ -43,7 +43,8 @@ const GRANT_BEYOND_FENCE: Duration = Duration::from_secs(5);
 /// A planted tree.
 pub struct Tree {
     pub root: ActorRef<SupervisorMessage>,
-    pub desk: DeskHandle,
+    /// One for each shard.
+    pub desks: Vec<DeskHandle>,
     /// True once the API has been served.
     pub serving: Arc<AtomicBool>,
 }
@@ -56,6 +57,17 @@ pub struct Life {
     pub home: String,
 }
 
+/// What a node has for one shard: a seat if it may lead, a desk and agents of their own. Nothing crosses shards.
+struct Branch {
+    shard: ShardId,
+    manager: ManagerHandle,
+    desk: DeskHandle,
+    jobs: Arc<Jobs>,
+    pools: Arc<Pools>,
+    /// Tasks that it runs at once: the shard's share of the node's.
+    capacity: u32,
+}
+
 struct Planting<'a> {
     spec: &'a NodeSpec,
     incarnation: Incarnation,
@@ -63,10 +75,8 @@ struct Planting<'a> {
     team: &'a TeamConfig,
     world: World,
     board: Arc<TreeBoard>,
-    desk: DeskHandle,
-    manager: ManagerHandle,
-    jobs: Arc<Jobs>,
-    pools: Arc<Pools>,
+    registry: AgentRegistry,
+    inboxes: Inboxes,
     roles: Arc<LiveRoles>,
     serving: Arc<AtomicBool>,
     leases_held: Arc<AtomicUsize>,
@@ -75,13 +85,20 @@ struct Planting<'a> {
 impl Tree {
     /// Starts everything.
     pub async fn plant(spec: &NodeSpec, life: Life, team: &TeamConfig, world: World) -> anyhow::Result<Self> {
-        let desk = DeskHandle::new();
-        let jobs = Jobs::new(world.engine.clone(), desk.clone());
         let board = TreeBoard::new();
-        let pools = Pools::new(spec.node.clone(), board.clone(), jobs.clone(), desk.clone(), &world);
+        let (registry, inboxes) = (AgentRegistry::new(), Inboxes::default());
         let (base, folders) = world.role_files.clone();
         let table = RoleFiles::new(base, folders).look().unwrap_or_default();
         announce(&table);
+        let shares = shares(spec.capacity, world.shards.len());
+        let branch = |(&shard, capacity): (&ShardId, u32)| {
+            let desk = DeskHandle::new();
+            let jobs = Jobs::new(world.engine.clone(), desk.clone());
+            let shared = (registry.clone(), inboxes.clone());
+            let pools = Pools::new((spec.node.clone(), shard), board.clone(), (jobs.clone(), desk.clone()), shared, &world);
+            Branch { shard, manager: ManagerHandle::default(), desk, jobs, pools, capacity }
+        };
+        let branches: Vec<Branch> = world.shards.iter().zip(shares).map(branch).collect();
         let planting = Planting {
             spec,
             incarnation: life.incarnation,
@@ -89,32 +106,42 @@ impl Tree {
             team,
             world,
             board,
-            desk: desk.clone(),
-            manager: ManagerHandle::default(),
-            jobs,
-            pools,
+            registry,
+            inboxes,
             roles: LiveRoles::new(table),
             serving: Arc::default(),
             leases_held: Arc::default(),
         };
-        let arguments = SupervisorArguments { spec: planting.root(), board: planting.board.clone(), on_child_event: no_hook() };
+        let arguments = SupervisorArguments { spec: planting.root(&branches), board: planting.board.clone(), on_child_event: no_hook() };
         let (root, _) = Supervisor::spawn(arguments).await.context("the root supervisor cannot start")?;
-        Ok(Self { root, desk, serving: planting.serving })
+        Ok(Self { root, desks: branches.into_iter().map(|branch| branch.desk).collect(), serving: planting.serving })
     }
 }
 
+/// A node's capacity, divided among shards; each has at least one.
+fn shares(capacity: u32, shards: usize) -> impl Iterator<Item = u32> {
+    let shards = u32::try_from(shards).unwrap_or(u32::MAX).max(1);
+    (0..shards).map(move |shard| (capacity / shards + u32::from(shard < capacity % shards)).max(1))
+}
+
 impl Planting<'_> {
-    fn root(&self) -> SupervisorSpec {
+    fn root(&self, branches: &[Branch]) -> SupervisorSpec {
         let mut children = vec![self.bus_link()];
-        if let Some(seat) = &self.world.seat {
-            // The gateway asks the Manager in its own process, or passes on to where it leads.
-            children.extend([self.seat(seat), self.inputs_door(), self.heartbeats_door(), self.deaths_door(), self.gateway(seat)]);
+        if let Some(seats) = &self.world.seats {
+            for (branch, seat) in branches.iter().filter_map(|branch| Some((branch, seats.get(&branch.shard)?))) {
+                children.push(self.seat(branch, seat));
+                children.extend([self.inputs_door(branch), self.heartbeats_door(branch), self.deaths_door(branch)]);
+            }
+            // The gateway asks the Managers in its own process, or passes on to where they lead.
+            children.push(self.gateway(branches, seats));
         }
-        let (pools, agents) = self.first_pools();
-        children.push(self.desk(agents));
-        children.push(self.commands_door());
-        children.extend(pools);
-        children.push(self.staff());
+        for branch in branches {
+            let (pools, agents) = self.first_pools(branch);
+            children.push(self.desk(branch, agents));
+            children.push(self.commands_door(branch));
+            children.extend(pools);
+            children.push(self.staff(branch));
+        }
         children.push(self.mail_door());
         let mut root = SupervisorSpec::new(format!("{}/root", self.spec.node), children);
         // The bus may be away for minutes; what depends on it comes and goes without taking the node along.
@@ -157,80 +184,81 @@ impl Planting<'_> {
         )
     }
 
-    fn seat(&self, seat: &Seat) -> ChildSpec {
+    fn seat(&self, branch: &Branch, seat: &Seat) -> ChildSpec {
         let health = &self.team.health;
         let node_dead_ms = millis(health.node_dead);
         let arguments = ManagerArguments {
             node: self.node().clone(),
-            shard: SHARD,
+            shard: branch.shard,
             journal: seat.journal.clone(),
             objects: self.world.objects.clone(),
-            events: self.world.events.clone(),
+            events: seat.events.clone(),
             mail: self.world.mail.clone(),
             bus: self.world.bus.clone(),
             memory: self.world.memory.clone(),
             clock: self.world.clock.clone(),
-            handle: self.manager.clone(),
+            handle: branch.manager.clone(),
             upkeep: self.world.upkeep,
             candidacy: Candidacy { lease: seat.lease.clone(), home: self.home.clone(), ttl: self.lease(), held: self.leases_held.clone() },
             periods: Periods { node_dead_ms, fence_ms: millis(self.lease() + FENCE_BEYOND_LEASE + GRANT_BEYOND_FENCE) },
         };
-        let name = format!("{}/manager-0", self.node());
-        ChildSpec::worker("manager-0", move |parent: ActorCell| -> BoxFuture<'static, Result<ActorCell, SpawnErr>> {
+        let id = format!("manager-{}", branch.shard);
+        let name = format!("{}/{id}", self.node());
+        ChildSpec::worker(id, move |parent: ActorCell| -> BoxFuture<'static, Result<ActorCell, SpawnErr>> {
             let (name, arguments) = (name.clone(), arguments.clone());
             Box::pin(async move { Ok(Actor::spawn_linked(Some(name), Manager, arguments, parent).await?.0.get_cell()) })
         })
     }
 
-    fn inputs_door(&self) -> ChildSpec {
-        let (bus, manager) = (self.world.bus.clone(), self.manager.clone());
+    fn inputs_door(&self, branch: &Branch) -> ChildSpec {
+        let (bus, shard, manager) = (self.world.bus.clone(), branch.shard, branch.manager.clone());
         service(
             self.node().as_str(),
-            "inputs",
+            &in_shard("inputs", shard),
             Arc::new(move || {
                 let (bus, manager) = (bus.clone(), manager.clone());
                 Box::pin(async move {
-                    serve_inputs(bus, SHARD, manager).await;
+                    serve_inputs(bus, shard, manager).await;
                     "the subscription ended".to_owned()
                 })
             }),
         )
     }
 
-    fn heartbeats_door(&self) -> ChildSpec {
-        let (bus, manager) = (self.world.bus.clone(), self.manager.clone());
+    fn heartbeats_door(&self, branch: &Branch) -> ChildSpec {
+        let (bus, shard, manager) = (self.world.bus.clone(), branch.shard, branch.manager.clone());
         service(
             self.node().as_str(),
-            "heartbeats",
+            &in_shard("heartbeats", shard),
             Arc::new(move || {
                 let (bus, manager) = (bus.clone(), manager.clone());
                 Box::pin(async move {
-                    serve_heartbeats(bus, SHARD, manager).await;
+                    serve_heartbeats(bus, shard, manager).await;
                     "the subscription ended".to_owned()
                 })
             }),
         )
     }
 
-    fn deaths_door(&self) -> ChildSpec {
-        let (bus, manager) = (self.world.bus.clone(), self.manager.clone());
+    fn deaths_door(&self, branch: &Branch) -> ChildSpec {
+        let (bus, shard, manager) = (self.world.bus.clone(), branch.shard, branch.manager.clone());
         service(
             self.node().as_str(),
-            "deaths",
+            &in_shard("deaths", shard),
             Arc::new(move || {
                 let (bus, manager) = (bus.clone(), manager.clone());
                 Box::pin(async move {
-                    serve_deaths(bus, SHARD, manager).await;
+                    serve_deaths(bus, shard, manager).await;
                     "the subscription ended".to_owned()
                 })
             }),
         )
     }
 
-    fn gateway(&self, seat: &Seat) -> ChildSpec {
+    fn gateway(&self, branches: &[Branch], seats: &BTreeMap<ShardId, Seat>) -> ChildSpec {
         let world = &self.world;
-        let gateway = Arc::new(Gateway {
-            manager: self.manager.clone(),
+        let of_shard = |(branch, seat): (&Branch, &Seat)| Gateway {
+            manager: branch.manager.clone(),
             bus: world.bus.clone(),
             objects: world.objects.clone(),
             journal: seat.journal.clone(),
@@ -240,10 +268,11 @@ impl Planting<'_> {
             fault_tools: world.fault_tools.clone(),
             roles: self.roles.clone(),
             limits: GatewayLimits { documents: self.team.limits.of_documents(), admission: self.team.limits.of_admission() },
-            shard: SHARD,
-            serving: self.serving.clone(),
+            shard: branch.shard,
             history: Default::default(),
-        });
+        };
+        let seated = branches.iter().filter_map(|branch| Some((branch, seats.get(&branch.shard)?)));
+        let gateway = Arc::new(Front::new(seated.map(of_shard).collect(), self.serving.clone()));
         let (nats, name) = (self.spec.nats.clone(), format!("amphi {} gateway", self.node()));
         service(
             self.node().as_str(),
@@ -268,45 +297,46 @@ impl Planting<'_> {
     }
 
     /// The node's memory of its attempts: a node whose desk died ends, and its next life begins clean.
-    fn desk(&self, agents: Vec<AgentInfo>) -> ChildSpec {
-        let (restarting, leaving) = (self.pools.clone(), self.pools.clone());
+    fn desk(&self, branch: &Branch, agents: Vec<AgentInfo>) -> ChildSpec {
+        let (restarting, leaving) = (branch.pools.clone(), branch.pools.clone());
         let health = &self.team.health;
         let arguments = DeskArguments {
             node: self.node().clone(),
             incarnation: self.incarnation,
             pid: std::process::id(),
-            capacity: self.spec.capacity,
+            capacity: branch.capacity,
             labels: self.spec.labels.clone(),
             agents,
-            shard: SHARD,
-            registry: self.pools.registry.clone(),
-            jobs: self.jobs.clone(),
-            link: Arc::new(BusLeaderLink::new(self.world.bus.clone(), self.node().clone(), SHARD, LINK_TIMEOUT)),
+            shard: branch.shard,
+            registry: self.registry.clone(),
+            jobs: branch.jobs.clone(),
+            link: Arc::new(BusLeaderLink::new(self.world.bus.clone(), self.node().clone(), branch.shard, LINK_TIMEOUT)),
             bus: self.world.bus.clone(),
-            handle: self.desk.clone(),
+            handle: branch.desk.clone(),
             restart_agent: Arc::new(move |agent| restarting.restart(agent)),
             agent_left: Arc::new(move |agent| leaving.left(agent)),
             home: self.home.clone(),
             uptime: Arc::new(amphi_adapters::process::uptime),
             settings: DeskSettings { heartbeat: health.heartbeat, fence: self.lease() + FENCE_BEYOND_LEASE, ..DeskSettings::default() },
         };
-        let name = format!("{}/desk", self.node());
+        let id = in_shard("desk", branch.shard);
+        let name = format!("{}/{id}", self.node());
         let start = move |parent: ActorCell| -> BoxFuture<'static, Result<ActorCell, SpawnErr>> {
             let (name, arguments) = (name.clone(), arguments.clone());
             Box::pin(async move { Ok(Actor::spawn_linked(Some(name), Desk, arguments, parent).await?.0.get_cell()) })
         };
-        ChildSpec::worker("desk", start).limited(Intensity { max: 0, within: Duration::from_secs(60) }, OnExhausted::Escalate)
+        ChildSpec::worker(id, start).limited(Intensity { max: 0, within: Duration::from_secs(60) }, OnExhausted::Escalate)
     }
 
-    fn commands_door(&self) -> ChildSpec {
-        let (bus, node, desk) = (self.world.bus.clone(), self.node().clone(), self.desk.clone());
+    fn commands_door(&self, branch: &Branch) -> ChildSpec {
+        let (bus, desk, of) = (self.world.bus.clone(), branch.desk.clone(), (self.node().clone(), branch.shard));
         service(
             self.node().as_str(),
-            "commands",
+            &in_shard("commands", branch.shard),
             Arc::new(move || {
-                let (bus, node, desk) = (bus.clone(), node.clone(), desk.clone());
+                let (bus, of, desk) = (bus.clone(), of.clone(), desk.clone());
                 Box::pin(async move {
-                    match serve_commands(bus, node, desk).await {
+                    match serve_commands(bus, of, desk).await {
                         Ok(()) => "the subscription ended".to_owned(),
                         Err(error) => error.to_string(),
                     }
@@ -318,7 +348,7 @@ impl Planting<'_> {
     /// What other agents say to those of this node. On a connection of its own, as the gateway: a stored message with a malformed header,
     /// which any client can send, ends every connection that reads it.
     fn mail_door(&self) -> ChildSpec {
-        let room = MailRoom::new(self.node().clone(), self.pools.registry.clone(), self.pools.inboxes.clone(), self.world.clock.clone());
+        let room = MailRoom::new(self.node().clone(), self.registry.clone(), self.inboxes.clone(), self.world.clock.clone());
         let (nats, name) = (self.spec.nats.clone(), format!("amphi {} messages", self.node()));
         let replicas = self.world.replicas;
         service(
@@ -334,24 +364,25 @@ impl Planting<'_> {
     }
 
     /// One pool per role that this release can run, and all their agents.
-    fn first_pools(&self) -> (Vec<ChildSpec>, Vec<AgentInfo>) {
+    fn first_pools(&self, branch: &Branch) -> (Vec<ChildSpec>, Vec<AgentInfo>) {
         let table = self.roles.get();
         let runnable = table.roles.runnable();
-        let pools = runnable.map(|(role, config)| self.pools.pool(role, config, config.replicas.count(self.spec.capacity)));
+        let pools = runnable.map(|(role, config)| branch.pools.pool(role, config, config.replicas.count(branch.capacity)));
         let (pools, agents): (Vec<ChildSpec>, Vec<Vec<AgentInfo>>) = pools.unzip();
         (pools, agents.concat())
     }
 
-    /// Who comes and goes later.
-    fn staff(&self) -> ChildSpec {
-        let (pools, roles, gauge) = (self.pools.clone(), self.roles.clone(), self.world.gauge.clone());
-        let (files, capacity, agent_idle) = (self.world.role_files.clone(), self.spec.capacity, self.team.health.agent_idle);
+    /// Who comes and goes later. One of them reads the role files for all.
+    fn staff(&self, branch: &Branch) -> ChildSpec {
+        let (pools, roles, gauge) = (branch.pools.clone(), self.roles.clone(), self.world.gauge.clone());
+        let files = (branch.shard == ShardId(0)).then(|| self.world.role_files.clone());
+        let (capacity, agent_idle) = (branch.capacity, self.team.health.agent_idle);
         service(
             self.node().as_str(),
-            "staff",
+            &in_shard("staff", branch.shard),
             Arc::new(move || {
                 let (pools, roles, gauge) = (pools.clone(), roles.clone(), gauge.clone());
-                let files = RoleFiles::new(files.0.clone(), files.1.clone());
+                let files = files.clone().map(|(base, folders)| RoleFiles::new(base, folders));
                 Box::pin(Staff { pools, roles, files, gauge, capacity, agent_idle }.keep())
             }),
         )

@@ -1,6 +1,6 @@
 //! The adapters of one node, opened in order: connection, journal, stores, engines.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,14 +25,12 @@ use crate::up::NodeSpec;
 
 /// How long a node tries to reach NATS and its streams at the start; after that `up` starts it again.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
-/// The one shard of this release.
-pub const SHARD: ShardId = ShardId(0);
-
-/// What only a node that may lead needs.
+/// What only a node that may lead needs, of one shard.
 pub struct Seat {
     pub journal: Arc<dyn Journal>,
     /// Says who is to lead.
     pub lease: Arc<dyn Lease>,
+    pub events: Arc<dyn EventStream>,
 }
 
 /// Everything outside of the process.
@@ -41,10 +39,11 @@ pub struct World {
     /// Copies of each stream.
     pub replicas: usize,
     pub bus: Arc<dyn MessageBus>,
-    /// The Manager's seat, if this node may lead.
-    pub seat: Option<Seat>,
+    /// The shards of the cluster.
+    pub shards: Vec<ShardId>,
+    /// The Managers' seats, if this node may lead: one for each shard.
+    pub seats: Option<BTreeMap<ShardId, Seat>>,
     pub objects: Arc<dyn ObjectStore>,
-    pub events: Arc<dyn EventStream>,
     pub output: Arc<NatsOutputLog>,
     pub mail: Arc<NatsAgentMail>,
     pub engine: Arc<dyn Engine>,
@@ -84,7 +83,13 @@ impl World {
         until("the NATS server", || check_server(&client)).await;
         let memory = Arc::new(NodeMemory::open(spec.data.clone(), spec.cluster.clone()));
         let replicas = until("the number of replicas", || replicas(&client, team.cluster.replicas)).await;
-        let seat = Self::seat(spec, &client, &memory, replicas).await?;
+        let wanted = spec.seat.then_some(team.cluster.shards);
+        let count = until("the number of shards", || NatsLease::shards(&client, replicas, wanted)).await;
+        if count != team.cluster.shards {
+            tracing::warn!(configured = team.cluster.shards, count, "the cluster was made with another number of shards, which stays");
+        }
+        let shards: Vec<ShardId> = ShardId::all(count).collect();
+        let seats = if spec.seat { Some(Self::seats(spec, &client, &memory, (replicas, &shards)).await?) } else { None };
         let objects = Arc::new(until("the object store", || NatsObjectStore::open(&client, replicas)).await);
         let output = Arc::new(until("the output stream", || NatsOutputLog::open(&client, replicas)).await);
         let mail = Arc::new(until("the stream of messages", || NatsAgentMail::open(&client, replicas)).await);
@@ -112,8 +117,8 @@ impl World {
         let role_files = (roles, role_folders(user.as_deref(), &beside, spec.data.parent()));
         Ok(Self {
             bus: Arc::new(NatsBus::new(client.clone())),
-            seat,
-            events: Arc::new(NatsEventStream::new(&client, replicas)),
+            shards,
+            seats,
             engine: worktrees.clone(),
             worktrees,
             clock: Arc::new(WallClock),
@@ -134,15 +139,23 @@ impl World {
 }
 
 impl World {
-    async fn seat(spec: &NodeSpec, client: &Client, memory: &NodeMemory, replicas: usize) -> anyhow::Result<Option<Seat>> {
-        if !spec.seat {
-            return Ok(None);
+    async fn seats(
+        spec: &NodeSpec,
+        client: &Client,
+        memory: &NodeMemory,
+        (replicas, shards): (usize, &[ShardId]),
+    ) -> anyhow::Result<BTreeMap<ShardId, Seat>> {
+        let mut seats = BTreeMap::new();
+        for &shard in shards {
+            // An emptied server must not look like a new cluster to a node that is new itself.
+            let remembered =
+                memory.recall(shard).context("this node's memory of the journal")?.is_some() || spec.remembered.contains(&shard);
+            let journal = until("the journal", || JetStreamJournal::open(client, shard, replicas, !remembered)).await;
+            let lease = until("the Manager's lease", || NatsLease::open(client, shard, replicas)).await;
+            let events = Arc::new(NatsEventStream::new(client, replicas));
+            seats.insert(shard, Seat { journal: Arc::new(journal), lease: Arc::new(lease), events });
         }
-        // An emptied server must not look like a new cluster to a node that is new itself.
-        let remembered = memory.recall(SHARD).context("this node's memory of the journal")?.is_some() || spec.remembered.contains(&SHARD);
-        let journal = until("the journal", || JetStreamJournal::open(client, SHARD, replicas, !remembered)).await;
-        let lease = until("the Manager's lease", || NatsLease::open(client, SHARD, replicas)).await;
-        Ok(Some(Seat { journal: Arc::new(journal), lease: Arc::new(lease) }))
+        Ok(seats)
     }
 }
 

@@ -62,6 +62,9 @@ pub(super) struct ReadyBody {
     /// `http://host:port`, where it really listens.
     #[serde(default)]
     pub(super) http: Option<String>,
+    /// How many shards the cluster has.
+    #[serde(default)]
+    pub(super) shards: u32,
 }
 
 /// Reads the spec from standard input, and watches the pipe from then on: the token is cancelled when `up` is gone. Blocks until the
@@ -93,8 +96,9 @@ pub fn read_spec() -> io::Result<(NodeSpec, CancellationToken)> {
 }
 
 /// Tells `up` that this node is registered and, with a seat, that its Manager leads.
-pub fn announce_ready(http: Option<String>) -> io::Result<()> {
-    let line = serde_json::to_string(&ReadyLine { ready: ReadyBody { http } })?;
+pub fn announce_ready(http: Option<String>, shards: usize) -> io::Result<()> {
+    let shards = u32::try_from(shards).unwrap_or(u32::MAX);
+    let line = serde_json::to_string(&ReadyLine { ready: ReadyBody { http, shards } })?;
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()

@@ -50,12 +50,12 @@ fn words(status: ExitStatus) -> String {
     }
 }
 
-/// Tells the Manager, again until it has heard or the node's silence has told it anyway.
-pub(super) async fn tell(client: Client, death: NodeDeath) {
+/// Tells a shard's Manager, again until it has heard or the node's silence has told it anyway.
+pub(super) async fn tell(client: Client, shard: ShardId, death: NodeDeath) {
     let (bus, began) = (NatsBus::new(client), Instant::now());
     let body = bytes::Bytes::from(codec::encode(&death));
     while began.elapsed() < TOLD_WITHIN {
-        if bus.request(subjects::node_death(&death.node, ShardId(0)), BTreeMap::new(), body.clone(), ANSWER_WITHIN).await.is_ok() {
+        if bus.request(subjects::node_death(&death.node, shard), BTreeMap::new(), body.clone(), ANSWER_WITHIN).await.is_ok() {
             return;
         }
         tokio::time::sleep(PAUSE).await;

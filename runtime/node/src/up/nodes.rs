@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use amphi_adapters::nats::managed::{ManagedError, end_process, process_start_time};
 use amphi_adapters::nats::remembered::write_durably;
-use amphi_protocol::ids::NodeId;
+use amphi_protocol::ids::{NodeId, ShardId};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -79,10 +79,12 @@ pub(super) async fn keep(
     nats: async_nats::Client,
 ) {
     let log = spec.data.join("log");
+    let mut shards = 1;
     while !orders.is_over() {
-        let mut life = Life { spec: &spec, orders: &orders, news: &news, was_ready: false, pid: 0 };
+        let mut life = Life { spec: &spec, orders: &orders, news: &news, was_ready: false, pid: 0, shards };
         let lived = life.live(&program, &spawner, &log).await;
         let (was_ready, pid) = (life.was_ready, life.pid);
+        shards = life.shards;
         let (end, code) = match &lived {
             Ok(status) => (status.to_string(), status.code()),
             Err(error) => (format!("it could not be started: {error}"), None),
@@ -99,7 +101,9 @@ pub(super) async fn keep(
         }
         let proven = async {
             if let Some(death) = deaths::prove(&spec.node, &spec.data, pid, *lived.as_ref().ok()?).await {
-                tokio::spawn(deaths::tell(nats.clone(), death));
+                for shard in ShardId::all(shards) {
+                    tokio::spawn(deaths::tell(nats.clone(), shard, death.clone()));
+                }
             }
             Some(())
         };
@@ -121,6 +125,8 @@ struct Life<'a> {
     news: &'a mpsc::UnboundedSender<NodeNews>,
     was_ready: bool,
     pid: u32,
+    /// How many shards the cluster has, as the node said.
+    shards: u32,
 }
 
 impl Life<'_> {
@@ -200,6 +206,7 @@ impl Life<'_> {
         match serde_json::from_str::<ReadyLine>(line) {
             Ok(line) => {
                 self.was_ready = true;
+                self.shards = line.ready.shards.max(1);
                 self.tell(NodeNews::Ready { node: self.spec.node.clone(), http: line.ready.http });
             }
             Err(_) => tracing::debug!(node = %self.spec.node, line, "the node said something on its standard output"),
