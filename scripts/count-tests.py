@@ -1,7 +1,7 @@
 """Prints `<passed> <failed> <summaries>`: what the test runners' own summaries in the given log add up to, and how many there are.
 
 Knows cargo nextest (`Summary … 16 tests run: 15 passed, 1 failed`), cargo test and doc tests (`test result: …`), unittest
-(`Ran 5 tests`, `FAILED (failures=1)`), and any line of the form `N passed, N failed`. Indented lines do not count: they are a failed test's own output.
+(`Ran 5 tests`, `FAILED (failures=1)`), and any line of the form `N passed, N failed` or `N passed, N failed, N not run`. Indented lines do not count: they are a failed test's own output.
 """
 
 import re
@@ -16,7 +16,7 @@ def count(text):
             good, bad = int(match[1]), sum(int(n) for n in re.findall(r"(\d+) (?:failed|timed out|exec failed)", match[2]))
         elif match := re.match(r"test result: \w+\. (\d+) passed; (\d+) failed", line):
             good, bad = int(match[1]), int(match[2])
-        elif match := re.fullmatch(r"(\d+) passed, (\d+) failed", line):
+        elif match := re.fullmatch(r"(\d+) passed, (\d+) failed(?:, \d+ not run)?", line):
             good, bad = int(match[1]), int(match[2])
         elif match := re.fullmatch(r"Ran (\d+) tests? in .*", line):
             good, bad = int(match[1]), 0

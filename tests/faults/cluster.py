@@ -27,9 +27,9 @@ def program():
     return chosen
 
 
-def environment():
+def environment(**more):
     """Ours, with the project's nats-server first, and without what would point at another cluster."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("AMPHI_")}
+    env = {k: v for k, v in os.environ.items() if not k.startswith("AMPHI_") or k == "AMPHI_UPKEEP"} | more
     env["PATH"] = f"{ROOT / '.tools/bin'}:{env.get('PATH', '')}"
     return env
 
@@ -100,22 +100,23 @@ async def until(what, condition, within, every=0.1):
 class Cluster:
     """One data folder and the `up` that runs on it now."""
 
-    def __init__(self, folder, *options, faults=False):
+    def __init__(self, folder, *options, faults=False, env=None, binary=None):
         self.folder = Path(folder)
         self.data = self.folder / "data"
         self.ready_file = self.folder / "ready.json"
         self.log = self.folder / "up.log"
         self.options = options
-        self.faults = faults  # with the tools `hang` and `panic`
+        self.env = (env or {}) | ({"AMPHI_FAULTS": "1"} if faults else {})  # with the tools `hang` and `panic`
+        self.binary = binary  # another build than the one under test
         self.up = None
 
     def start(self):
         """Starts `up`, without waiting for it."""
-        arguments = [program(), "up", "--data", str(self.data), "--ready-file", str(self.ready_file), *self.options]
+        arguments = [self.binary or program(), "up", "--data", str(self.data), "--ready-file", str(self.ready_file), *self.options]
         with open(self.log, "ab") as log:
             self.up = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
-                env=environment() | ({"AMPHI_FAULTS": "1"} if self.faults else {}),
+                env=environment(**self.env),
             )
         return self.up.pid
 
@@ -125,7 +126,8 @@ class Cluster:
             ready = json.loads(self.ready_file.read_text())
         except (OSError, ValueError):
             return None
-        pids = [ready["nats_pid"], *(node["pid"] for node in ready["nodes"])]
+        # A server that is not ours has no pid.
+        pids = [*([ready["nats_pid"]] if "--nats" not in self.options else []), *(node["pid"] for node in ready["nodes"])]
         here = self.up and self.up.poll() is None
         return ready if here and all(pid and (stat(pid) or (0, 0))[1] == self.up.pid and alive(pid) for pid in pids) else None
 

@@ -13,7 +13,7 @@ import time
 import uuid
 from pathlib import Path
 
-from client import Client
+import stage
 from cluster import Cluster, ClusterError, alive, command_line, marked, stat, until
 from play import main
 
@@ -25,18 +25,14 @@ AT_ONCE = 3
 WILD_PROCESSES = 8
 
 
-class Stage:
+class Stage(stage.Stage):
     """A cluster on which a wild task runs."""
 
     def __init__(self, folder):
-        self.folder = folder
-        self.cluster = Cluster(folder)
-        self.client = Client(self.cluster)
+        super().__init__(folder, Cluster(folder))
         self.mark = f"wild-{uuid.uuid4().hex}"
         self.note = folder / "wild"
         self.epic = None
-        self.stopped = []
-        self.said = ""
 
     async def rise(self):
         self.cluster.start()
@@ -51,6 +47,7 @@ class Stage:
         }
         answer = await self.client.ask("epic.submit", {"document": {"version": 1, "name": "wild", "tasks": tasks}, "id": self.mark})
         self.epic = answer["epic"]
+        self.epics[self.epic] = stage.plan_of(self.mark, {"tasks": tasks})
         # Made, then written: the line may come after the file.
         await until("the wild task is all there", lambda: self.note.exists() and self.note.read_text().endswith("\n"), 60)
         self.task = int(self.note.read_text().split()[0])
@@ -69,16 +66,6 @@ class Stage:
         """Living processes of the first attempt."""
         return marked(f"{self.mark}.1.") + ([self.task] if alive(self.task) else [])
 
-    def stop(self, pid):
-        os.kill(pid, signal.SIGSTOP)
-        self.stopped.append(pid)
-
-    def go_on(self):
-        for pid in self.stopped:
-            if alive(pid):
-                os.kill(pid, signal.SIGCONT)
-        self.stopped = []
-
     async def tree_is_dead(self):
         """Nothing of it is alive within 10 s of the fault, and nothing comes back."""
         await until(f"no process of the task is alive ({self.wild()})", lambda: not self.wild(), DEAD_WITHIN - (time.monotonic() - self.began))
@@ -93,28 +80,11 @@ class Stage:
         left = DEAD_WITHIN - (time.monotonic() - self.began)
         await until(f"{pids} are dead", lambda: not any(alive(pid) for pid in pids), left)
 
-    async def ends(self, wanted="succeeded", within=90):
-        """The epic ends so, and its journal holds every law."""
-        end, state = time.monotonic() + within, None
-        while time.monotonic() < end:
-            state = (await self.client.ask("epic.get", {"epic": self.epic}))["state"]
-            if state in ("succeeded", "failed", "cancelled"):
-                break
-            await asyncio.sleep(0.2)
-        if state != wanted:
-            raise ClusterError(f"{self.epic} is {state} after {within} s, expected {wanted}")
-        verdict = await self.client.ask("epic.verify", {"epic": self.epic}, timeout=30)
-        if verdict.get("ok") is not True:
-            raise ClusterError(f"laws are violated: {[law for law in verdict['laws'] if law['result'] == 'violated']}")
+    async def ends_well(self, wanted="succeeded"):
+        await self.ends(self.epic, wanted, 90)
 
     async def fall(self):
-        """Ends everything; never raises."""
-        self.go_on()
-        try:
-            await self.client.close()
-            await self.cluster.stop(45)
-        except ClusterError:
-            pass
+        await super().fall()
         # What a failed case has left; all of it carries our mark.
         for pid in marked(self.mark):
             if stat(pid) and pid != os.getpid():
@@ -125,7 +95,7 @@ async def node_killed(stage):
     """kill -9 of the node: its tasks die, another node goes on, the epic ends well"""
     os.kill(stage.node, signal.SIGKILL)
     await stage.tree_is_dead()
-    await stage.ends()
+    await stage.ends_well()
 
 
 async def node_stopped(stage):
@@ -133,7 +103,7 @@ async def node_stopped(stage):
     stage.stop(stage.node)
     await stage.tree_is_dead()
     stage.go_on()
-    await stage.ends()
+    await stage.ends_well()
 
 
 async def up_killed(stage):
@@ -144,7 +114,7 @@ async def up_killed(stage):
     stage.cluster.up.wait()
     stage.cluster.start()
     await stage.cluster.until_ready()
-    await stage.ends()
+    await stage.ends_well()
 
 
 async def up_killed_and_started_at_once(stage):
@@ -155,7 +125,7 @@ async def up_killed_and_started_at_once(stage):
     await stage.tree_is_dead()
     await stage.are_dead(stage.node, stage.nats)
     await stage.cluster.until_ready()
-    await stage.ends()
+    await stage.ends_well()
 
 
 async def up_stopped(stage):
@@ -174,14 +144,14 @@ async def up_stopped(stage):
     stage.began = time.monotonic()
     await stage.tree_is_dead()
     stage.go_on()
-    await stage.ends()
+    await stage.ends_well()
 
 
 async def guard_killed(stage):
     """kill -9 of a guard: its tree dies, the attempt is lost, the next one ends well"""
     os.kill(stage.guard, signal.SIGKILL)
     await stage.tree_is_dead()
-    await stage.ends()
+    await stage.ends_well()
 
 
 async def guard_stopped_and_cancelled(stage):
@@ -189,7 +159,7 @@ async def guard_stopped_and_cancelled(stage):
     stage.stop(stage.guard)
     await stage.client.ask("epic.cancel", {"epic": stage.epic})
     await stage.tree_is_dead()
-    await stage.ends("cancelled")
+    await stage.ends_well("cancelled")
 
 
 async def guard_stopped_and_node_killed(stage):
@@ -197,7 +167,7 @@ async def guard_stopped_and_node_killed(stage):
     stage.stop(stage.guard)
     os.kill(stage.node, signal.SIGKILL)
     await stage.tree_is_dead()
-    await stage.ends()
+    await stage.ends_well()
 
 
 async def node_and_guard_killed(stage):
@@ -205,7 +175,7 @@ async def node_and_guard_killed(stage):
     os.kill(stage.guard, signal.SIGKILL)
     os.kill(stage.node, signal.SIGKILL)
     await stage.tree_is_dead()
-    await stage.ends()
+    await stage.ends_well()
 
 
 async def node_stopped_and_up_killed(stage):
@@ -217,7 +187,7 @@ async def node_stopped_and_up_killed(stage):
     await stage.are_dead(stage.node, stage.nats)
     stage.cluster.start()
     await stage.cluster.until_ready()
-    await stage.ends()
+    await stage.ends_well()
 
 
 async def second_up(stage):

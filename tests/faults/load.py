@@ -24,6 +24,7 @@ class Epic:
     once: set = field(default_factory=set)
     locks: dict = field(default_factory=dict)  # task -> (mode, resource)
     tools: set = field(default_factory=set)  # tasks that are no process and leave no trace
+    children: dict = field(default_factory=dict)  # task -> Epic of what it opens
     cancel_after: float = None  # seconds
 
 
@@ -32,7 +33,7 @@ class Maker:
 
     def __init__(self, seed, ledger):
         self.seed, self.ledger = seed, str(ledger)
-        self.shapes = [self.chain, self.matrix, self.locks, self.once, self.phases, self.slow]
+        self.shapes = [self.chain, self.matrix, self.locks, self.once, self.phases, self.slow, self.nested, self.waits]
 
     def make(self, number):
         dice = random.Random(f"{self.seed}/{number}")
@@ -110,3 +111,27 @@ class Maker:
         tasks["last"] = {"needs": ["slow", "held", "nap"], "run": self._run(0)}
         epic.locks["held"] = ("write", resource)
         epic.tools.add("nap")
+
+    def nested(self, epic, dice):
+        """An epic within, with a lock and a matrix of its own, between two tasks."""
+        inner, resource = Epic(epic.key, {"tasks": {}}), dice.choice(RESOURCES)
+        inside = inner.document["tasks"]
+        inside["held"] = {"run": self._run(dice.randint(1, 5)), "locks": {"write": [resource]}}
+        inside["each"] = {"needs": ["held"], "matrix": {"i": "1..3"}, "run": self._run(dice.randint(0, 6))}
+        inner.document["defaults"] = {"retry": PATIENT}
+        inner.locks["held"] = ("write", resource)
+        tasks = epic.document["tasks"]
+        tasks["before"] = {"run": self._run(dice.randint(0, 3))}
+        tasks["part"] = {"needs": ["before"], "epic": inner.document}
+        tasks["after"] = {"needs": ["part"], "run": self._run(0)}
+        epic.children["part"] = inner
+        epic.tools.add("part")
+
+    def waits(self, epic, dice):
+        """Times that pass in the Manager alone, beside work."""
+        tasks = epic.document["tasks"]
+        tasks["work"] = {"run": self._run(dice.randint(0, 6))}
+        tasks["pause"] = {"needs": ["work"], "wait": f"{dice.randint(50, 3000)}ms"}
+        tasks["beside"] = {"run": self._run(dice.randint(2, 12))}
+        tasks["last"] = {"needs": ["pause", "beside"], "run": self._run(0)}
+        epic.tools.add("pause")

@@ -7,117 +7,30 @@ the system says of itself. The last line is `N passed, N failed`.
 """
 import asyncio
 import os
-import shlex
 import signal
 import time
-from datetime import datetime
 
-from client import Client
-from cluster import Cluster, ClusterError, alive, children, command_line
+import stage
+from cluster import Cluster, alive, children, command_line
 from judge import Ledger
-from load import TASK
 from play import main
+from stage import at, need
 
 AT_ONCE = 2
 # The fence of a node that nobody acknowledges, and what the Manager adds before it gives its locks on (seconds).
 FENCE, GRANT = 13, 18
 NODE_DEAD = 15
-ENDED = ("succeeded", "failed", "cancelled")
 
 
-class Stage:
-    """A cluster of three nodes, a ledger, and the epics on it."""
+class Stage(stage.Stage):
+    """A cluster of three nodes on one machine, a ledger, and the epics on it."""
 
     def __init__(self, folder):
-        self.folder = folder
-        self.ledger = folder / "ledger"
-        self.cluster = Cluster(folder, "--nodes", "3", "--capacity", "4", faults=True)
-        self.client = Client(self.cluster)
-        self.stopped, self.said = [], ""
-
-    async def rise(self):
-        self.cluster.start()
-        await self.cluster.until_ready(120)
-
-    def run(self, tenths, bad=0, until_attempt=0):
-        words = ("/bin/sh", TASK, self.ledger, tenths, bad, until_attempt)
-        return "exec " + " ".join(shlex.quote(str(word)) for word in words)
-
-    async def submit(self, tasks, **top):
-        document = {"version": 1, "name": "nodes", **top, "tasks": tasks}
-        return (await self.client.ask("epic.submit", {"document": document, "id": f"{time.monotonic_ns()}"}))["epic"]
-
-    async def events(self, epic, kind=None, task=None):
-        events = await self.client.all("epic.events", "events", {"epic": epic})
-        return [e for e in events if kind in (None, e["type"]) and task in (None, e["task"])]
-
-    async def event(self, epic, kind, task=None, count=1, within=60):
-        end = time.monotonic() + within
-        while True:
-            found = await self.events(epic, kind, task)
-            if len(found) >= count:
-                return found[count - 1]
-            if time.monotonic() > end:
-                raise ClusterError(f"{epic}: no {kind} of {task} ({count}.) within {within} s; seen {[e['type'] for e in await self.events(epic)]}")
-            await asyncio.sleep(0.1)
-
-    async def ends(self, epic, wanted="succeeded", within=120):
-        end, state = time.monotonic() + within, None
-        while time.monotonic() < end:
-            state = (await self.client.ask("epic.get", {"epic": epic}))["state"]
-            if state == wanted or state in ENDED:
-                break
-            await asyncio.sleep(0.2)
-        if state != wanted:
-            raise ClusterError(f"{epic} is {state}, expected {wanted}")
-        if wanted in ENDED:
-            await self.verified(epic)
-
-    async def verified(self, epic):
-        verdict = await self.client.ask("epic.verify", {"epic": epic}, timeout=60)
-        if verdict.get("ok") is not True:
-            raise ClusterError(f"laws are violated: {[law for law in verdict['laws'] if law['result'] == 'violated']}")
-
-    async def node(self, id):
-        return await self.client.ask("node.get", {"node": id})
+        super().__init__(folder, Cluster(folder, "--nodes", "3", "--capacity", "4", faults=True))
 
     async def away_from_the_seat(self, make, task):
-        """Submits a task that runs on another node than the Manager's, which has something to do already; gives (epic, its start)."""
-        filler = await self.submit({"fill": {"run": "exec sleep 600"}})
-        await self.event(filler, "task.started")
-        epic = await self.submit(make())
-        start = await self.event(epic, "task.started", task)
-        await self.client.ask("epic.cancel", {"epic": filler})
-        need(start["node"] != "node-1", "the task runs beside the Manager though another node has less to do")
-        return epic, start
-
-    def stop(self, *pids):
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-            self.stopped.append(pid)
-
-    def go_on(self):
-        for pid in self.stopped:
-            if alive(pid):
-                os.kill(pid, signal.SIGCONT)
-        self.stopped = []
-
-    async def fall(self):
-        self.go_on()
-        try:
-            await self.client.close()
-            await self.cluster.stop(60)
-        except ClusterError:
-            pass
-
-
-def at(event):
-    return datetime.fromisoformat(event["ts"].replace("Z", "+00:00")).timestamp()
-
-
-def need(holds, words):
-    if not holds:
-        raise ClusterError(words)
+        """Submits a task that runs on another node than the Manager's; gives (epic, its start)."""
+        return await self.away_from_the_leader(make, task)
 
 
 def no_overlap(ledger, epics):
