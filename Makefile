@@ -2,12 +2,14 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test mutants simulate recovery faults clean
+.PHONY: help setup demo test mutants simulate recovery faults soak clean
 
-# How many seeds `make simulate` tries, from which on, and how many kills `make faults` does.
+# How many seeds `make simulate` tries, from which on; which cases `make faults` runs (none: all); seed and length of `make soak`.
 SEEDS ?= 100000
 FROM ?= 0
-RUNS ?= 60
+CASES ?=
+SEED ?= 1
+MINUTES ?= 30
 
 help: ## Lists the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -32,11 +34,13 @@ recovery: setup ## How long a start takes that finds 10,000 live tasks: in memor
 	cargo build --release --locked --bin amphi
 	AMPHI_BIN="$$(scripts/target-dir.sh)/release/amphi" PATH="$$PWD/.tools/bin:$$PATH" .tools/venv/bin/python tests/faults/recovery.py --limit-ms 1000
 
-faults: setup ## kill -9 of node, `up` and nats-server at random instants: RUNS=60
-	cargo build --locked --bins
-	AMPHI_BIN="$$(scripts/target-dir.sh)/debug/amphi" .tools/venv/bin/python tests/faults/kill_proof.py --runs $(RUNS)
-	AMPHI_BIN="$$(scripts/target-dir.sh)/debug/amphi" .tools/venv/bin/python tests/faults/guards.py
-	AMPHI_BIN="$$(scripts/target-dir.sh)/debug/amphi" .tools/venv/bin/python tests/faults/nodes.py
+faults: setup ## The fault catalogue, case by case, each with the laws that it asserts: CASES="11 16 22" for some of it
+	cargo build --locked --workspace --bins
+	AMPHI_BIN="$$(scripts/target-dir.sh)/debug/amphi" .tools/venv/bin/python tests/faults/catalogue.py $(CASES)
+
+soak: setup ## Random faults of all kinds into a running load, then everything is counted and judged: SEED=1 MINUTES=30
+	cargo build --locked --workspace --bins
+	AMPHI_BIN="$$(scripts/target-dir.sh)/debug/amphi" .tools/venv/bin/python tests/faults/soak.py --seed $(SEED) --minutes $(MINUTES)
 
 clean: ## Removes what was built and fetched
 	cargo clean

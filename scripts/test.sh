@@ -81,13 +81,15 @@ stage_e2e() {
 }
 
 stage_faults() {
-    title faults "$kills kills of nodes, \`up\` and nats-server at random instants; nothing outlives its attempt"
+    title faults "$kills kills at random instants; nothing outlives its attempt; a part of the fault catalogue; a minute of all faults"
     counted judge "$python" tests/faults/test_judge.py
     counted kills "$python" tests/faults/kill_proof.py --runs "$kills"
     # Three nodes, and a journal that is snapshotted, archived and trimmed all the time.
     counted kills-trimmed env AMPHI_UPKEEP=decisions=200,segment_bytes=100000,ended_epics=20 "$python" tests/faults/kill_proof.py --runs "$kills" --nodes 3
     counted guards "$python" tests/faults/guards.py
     counted nodes "$python" tests/faults/nodes.py
+    counted catalogue "$python" tests/faults/catalogue.py --quick
+    counted soak "$python" tests/faults/soak.py --seed 1 --minutes 0.7
 }
 
 stages=("$@")

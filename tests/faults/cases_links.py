@@ -18,9 +18,9 @@ async def manager_cut_off(stage):
     """The Manager's link is dead (nothing moves, nothing is refused); another leads; then what it had written lands late."""
     said = []
     for drop in (False, True):
-        leader = await stage.leader()
+        leader, began = await stage.leader(), time.monotonic()
         await stage.cut(leader["id"], "hold")
-        took = await stage.more(1, LEASE + BEYOND + SLACK)
+        took = await stage.taken_over(began, LEASE + BEYOND + SLACK)
         new = await stage.leader(leader["pid"], LEASE + BEYOND + SLACK)
         need(new["id"] != leader["id"], "the node that is cut off still leads")
         said.append(took)
@@ -29,7 +29,7 @@ async def manager_cut_off(stage):
         await stage.more(3)
         leads = [node["id"] for node in await stage.nodes() if node["leads"]]
         need(len(leads) == 1, f"{leads} say that they lead")
-    stage.said = f"accepted again after {said[0]:.1f} s and {said[1]:.1f} s (promise: {LEASE + BEYOND} s)"
+    stage.said = f"taken over after {said[0]:.1f} s and {said[1]:.1f} s (promise: {LEASE + BEYOND} s)"
 
 
 async def one_way(stage):

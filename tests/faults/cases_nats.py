@@ -188,7 +188,7 @@ CASES = [
     Case("21a", "kill -9 of nats-server, five times under load", ("S1", "S13", "L1", "L2"), killed_sometimes, LoadedStage, quick=True),
     Case("21b", "SIGSTOP of nats-server, shorter and longer than a lease", ("S1", "S2", "S13", "L1"), stopped, LoadedStage),
     Case("21c", "SIGSTOP of the managed nats-server for good", ("L1", "L2"), managed_stopped, managed),
-    Case("24", "an operator deletes the journal's stream", ("S1", "S3"), journal_deleted, FleetStage, settles=False),
+    Case("24", "an operator deletes the journal's stream", ("S1", "S3"), journal_deleted, FleetStage, settles=False, quick=True),
     Case("24b", "an operator purges the journal", ("S1", "S3"), journal_purged, FleetStage, settles=False),
     Case("24c", "an operator deletes the stream of events and all consumers", ("L8",), other_streams_deleted, FleetStage),
     Case("26", "a flipped bit in the journal's file", ("S3",), flipped, FleetStage, settles=False),

@@ -37,7 +37,7 @@ class Client:
             if self.connection is None or self.connection.is_closed or url != self.connected_to:
                 await self._drop()
                 self.connection = await nats.connect(
-                    url, allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0.1, connect_timeout=2, error_cb=_quiet
+                    url.split(","), allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0.1, connect_timeout=2, error_cb=_quiet
                 )
                 self.connected_to = url
             return self.connection
@@ -62,13 +62,17 @@ class Client:
 
     async def ask(self, verb, body, headers=None, within=120, timeout=3):
         """The answer, however often it takes."""
-        end, last = time.monotonic() + within, None
+        end, last, silent = time.monotonic() + within, None, 0
         while time.monotonic() < end:
             try:
                 return await self.once(verb, body, headers, timeout)
             except (nats.errors.Error, ConnectionError, OSError, asyncio.TimeoutError) as error:
-                last = error
+                last, silent = error, silent + isinstance(error, asyncio.TimeoutError)
                 self.resent += 1
+                if silent % 3 == 2 and "," in (self.connected_to or ""):
+                    # This server may be cut off from the others: another one, as a person would try.
+                    async with self.lock:
+                        await self._drop()
                 await asyncio.sleep(0.2)
         raise Unanswered(f"{verb} {str(body)[:80]}: no answer within {within} s, last {last!r}")
 

@@ -19,11 +19,11 @@ SLACK = 25
 class Elections:
     """Every `manager.elected` and every accepted submission, with the time at which we heard of it."""
 
-    def __init__(self, url):
-        self.url, self.connection, self.elected = url, None, []
+    def __init__(self, fleet):
+        self.fleet, self.connection, self.elected = fleet, None, []
 
     async def listen(self):
-        self.connection = await nats.connect(self.url.split(","), max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=_quiet)
+        self.connection = await nats.connect(self.fleet.url().split(","), max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=_quiet)
 
         async def heard(message):
             event = json.loads(message.data)
@@ -47,7 +47,7 @@ class LoadedStage(FleetStage):
     def __init__(self, folder, shape=None, load=None, seed=None, **options):
         super().__init__(folder, shape, **options)
         self.trial = Trial(self.fleet, self.ledger, seed or folder.name, load or self.LOAD)
-        self.elections = Elections(self.fleet.url())
+        self.elections = Elections(self.fleet)
 
     async def rise(self):
         await super().rise()
@@ -62,6 +62,13 @@ class LoadedStage(FleetStage):
             need(time.monotonic() < began + within, f"only {len(self.trial.accepted_at) - before} of {count} submissions were accepted in {within} s")
             await asyncio.sleep(0.02)
         return self.trial.accepted_at[before] - began
+
+    async def taken_over(self, began, within):
+        """Seconds from `began` until a Manager was elected after it, as its event tells."""
+        while not (after := [at for at, _, _ in self.elections.elected if at > began]):
+            need(time.monotonic() < began + within, f"nobody was elected within {within} s")
+            await asyncio.sleep(0.02)
+        return after[0] - began
 
     async def settle(self, within=240):
         await self.fleet.until_ready(120)

@@ -118,7 +118,7 @@ class Server:
 
 
 class Trio:
-    """Three servers that are one cluster; each pair of them is joined by one link of `links`, if there are some."""
+    """Three servers that are one cluster; what each calls another by is a link of `links`, if there are some."""
 
     def __init__(self, folder, links=None, sync="always"):
         self.folder, self.links, self.sync = Path(folder), links, sync
@@ -128,11 +128,12 @@ class Trio:
         routes = free_ports(3)
         for number in range(3):
             far = []
-            # Each one calls only those before it, so that there is one connection, and one link, per pair.
-            for other in range(number):
+            for other in range(3):
+                if other == number:
+                    continue
                 port = routes[other]
                 if self.links is not None:
-                    port = await self.links.add(f"route-{other}-{number}", "127.0.0.1", port)
+                    port = await self.links.add(f"route-{number}-{other}", "127.0.0.1", port)
                 far.append(f"127.0.0.1:{port}")
             self.servers.append(Server(self.folder, f"s{number}", self.sync, routes=far, route_port=routes[number]))
         for server in self.servers:
@@ -140,8 +141,8 @@ class Trio:
         await asyncio.gather(*(server.until_healthy() for server in self.servers))
 
     def routes_of(self, number):
-        """The links between this one and the others."""
-        return [f"route-{min(number, other)}-{max(number, other)}" for other in range(3) if other != number]
+        """The links between this one and the others, whoever calls."""
+        return [name for other in range(3) if other != number for name in (f"route-{number}-{other}", f"route-{other}-{number}")]
 
     @property
     def url(self):

@@ -363,6 +363,11 @@ impl ManagerState {
         let Some(seat) = &mut self.seat else { return Ok(()) };
         let actions = match read {
             Ok(last) => seat.last_read(last.as_ref().map(|(sequence, bytes)| (*sequence, &**bytes))),
+            // Waiting mends nothing, and nothing may be decided on what is left.
+            Err(error) if error.damaged => {
+                tracing::error!(%error, "the journal is damaged or gone; this Manager halts");
+                seat.step_down(error.to_string())
+            }
             // Still in doubt: ask again.
             Err(_) => vec![Action::ReadLast],
         };

@@ -80,10 +80,18 @@ impl JetStreamJournal {
             Ok(Err(error)) => Err(match error.kind() {
                 PublishErrorKind::WrongLastSequence => AppendError::Conflict,
                 _ if error_code(&error) == Some(WRITE_UNDER_WAY) => AppendError::Busy,
+                // Nobody takes writes to it. Mostly that passes; but if the server says that there is no such stream, waiting is in
+                // vain, and who reads the last record is told so.
+                PublishErrorKind::StreamNotFound if self.is_gone().await => AppendError::Conflict,
                 _ => AppendError::Unknown(Box::new(error)),
             }),
             Err(elapsed) => Err(AppendError::Unknown(Box::new(elapsed))),
         }
+    }
+
+    /// True only if the server says so.
+    async fn is_gone(&self) -> bool {
+        matches!(find_stream(&self.context, &self.stream_name).await, Ok(None))
     }
 
     async fn last_record(&self) -> Result<Option<(u64, Bytes)>, StoreError> {
