@@ -6,6 +6,7 @@
 //!
 //! Start at [`journal::Record`] (what is remembered), [`document::EpicSpec`] (what is asked for) and [`event::Event`] (what is seen).
 
+pub mod access;
 pub mod api;
 pub mod codec;
 pub mod document;

@@ -82,6 +82,12 @@ pub fn lease_holder(shard: ShardId) -> String {
     format!("amphi.int.shard.{shard}.holder")
 }
 
+/// Where the `up` that runs the server lets nodes in and shuts them out.
+pub const NODE_USERS: &str = "amphi.int.up.users";
+
+/// Where nodes with a seat say how many shards the cluster has.
+pub const SHARD_COUNT: &str = "amphi.int.shard.count";
+
 /// Requests of the public API that another node's gateway passes on to the leader of a shard.
 pub fn passed_on(shard: ShardId) -> String {
     format!("amphi.int.shard.{shard}.api")
@@ -110,8 +116,23 @@ pub fn sender(subject: &str) -> Option<NodeId> {
 
 /// Everything between nodes and Managers, for permissions: clients may listen and not speak there.
 pub const INTERNAL: &str = "amphi.int.>";
-/// Where nodes wait for answers. Below [`INTERNAL`], so that no client can send them anything either.
+/// Where nodes wait for answers, each below its own name. Below [`INTERNAL`], so that no client can send them anything either.
 pub const INTERNAL_INBOX: &str = "amphi.int.inbox";
+
+/// Where one node, or the `up` of that name, waits for answers: nobody else may listen there.
+pub fn inbox_of(name: &str) -> String {
+    format!("{INTERNAL_INBOX}.{name}")
+}
+
+/// True for a subject where some node, and nobody but it, waits for an answer.
+pub fn is_inbox(subject: &str) -> bool {
+    subject.strip_prefix(INTERNAL_INBOX).is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// True for what nodes and Managers say to each other; everything else is between clients and the system.
+pub fn is_internal(subject: &str) -> bool {
+    subject.starts_with("amphi.int.")
+}
 
 /// Stream that says who holds the Manager's lease of each shard.
 pub const SEATS_STREAM: &str = "AMPHI_SEATS";

@@ -249,6 +249,15 @@ class Up:
             self.process.wait()
             raise AssertionError(f"`amphi up` did not end within {deadline or DEADLINE:.0f} s of SIGTERM") from None
 
+    async def as_node(self):
+        """A connection with all that nodes and Managers may; answers come where nodes wait for them."""
+        return await nats.connect(self.node_url, inbox_prefix="amphi.int.inbox.test", error_cb=nothing_to_say)
+
+    def user_url(self, user):
+        """The URL of a client by its role."""
+        with open(os.path.join(self.data, "nats", "users.json"), encoding="utf-8") as file:
+            return json.load(file)[user]
+
     @property
     def node_url(self):
         """What nodes log in with; clients may not speak where they do."""

@@ -245,7 +245,7 @@ async def test_garbage_on_the_internal_subjects(c):
             samples[name.split(".")[0]] = not_here(json.load(file))
     inputs = "amphi.int.from.ghost-1.shard.0.input"
     # As a node: clients may not even speak there.
-    node = await nats.connect(c.up.node_url)
+    node = await c.up.as_node()
 
     async def ask(data):
         return json.loads((await node.request(inputs, data if isinstance(data, bytes) else data.encode(), timeout=DEADLINE)).data)

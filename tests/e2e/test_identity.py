@@ -13,7 +13,7 @@ def sample(name, **names):
 
 
 async def test_a_body_that_names_another_node_than_its_subject_is_refused(c):
-    node = await nats.connect(c.up.node_url)
+    node = await c.up.as_node()
 
     async def say(sender, inputs):
         return json.loads((await node.request(f"amphi.int.from.{sender}.shard.0.input", json.dumps({"inputs": inputs}).encode(), timeout=DEADLINE)).data)

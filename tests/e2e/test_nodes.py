@@ -79,7 +79,8 @@ async def test_machines_join_with_the_urls_that_they_have_and_leave_again(c):
     assert all(id.endswith(("-node-1", "-node-2")) and id != "node-1" for id in ids), ids
     known = await nodes_of(c)
     same({id: known[id]["labels"] for id in ids}, {id: {"zone": "b"} for id in ids})
-    same([id for id, node in known.items() if node["leads"]], ["node-1"], "who joins takes no seat")
+    leads = [id for id, node in known.items() if node["leads"]]
+    assert len(leads) == 1 and leads[0] in ("node-1", "node-2", "node-3"), f"who joins takes no seat: {leads}"
     listed = (await c.amphi("node", "ls", "--label", "zone=b", "--json")).exits(0).json
     same(sorted(node["id"] for node in listed["nodes"]), sorted(ids))
     epic = await c.submit(sleeps(6))
@@ -134,7 +135,7 @@ async def test_a_taken_id_and_wrong_urls_end_with_their_codes(c):
     same(await first.stop(), 0)
     said = await fails(second(c, url="nats://127.0.0.1:1"), 6)
     assert "--nats" in said, said
-    said = await fails(second(c, url=c.up.url.replace("amphi:", "amphi:not")), 6)
+    said = await fails(second(c, url=c.up.url.replace("admin:", "admin:not")), 6)
     assert "authorization" in said.lower() or "credentials" in said, said
     await fails(second(c, url="nats://[bad"), 6)
 
@@ -143,7 +144,7 @@ async def test_a_taken_id_and_wrong_urls_end_with_their_codes(c):
 async def test_a_killed_node_is_known_dead_at_once_and_its_task_runs_elsewhere(c):
     epic = await c.submit({"a": {"run": "sleep 4"}})
     started = await epic.event("task.started")
-    if started["node"] == "node-1":
+    if (await nodes_of(c))[started["node"]]["leads"]:
         # The Manager lives there: its death is another test's affair.
         other = await c.submit({"a": {"run": "sleep 6"}})
         epic, started = other, await other.event("task.started")

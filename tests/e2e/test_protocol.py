@@ -64,7 +64,7 @@ async def test_from_submit_to_the_last_event(c):
     same(history["events"], events, "the stream and the journal tell the same")
     # And the last word.
     same(view.keys() >= EPIC_KEYS | {"tasks"}, True, view.keys())
-    same((view["name"], view["project"], view["priority"], view["submitted_by"]), (name, "default", 2, "local"))
+    same((view["name"], view["project"], view["priority"], view["submitted_by"]), (name, "default", 2, "admin"))
     same(view["inputs"], {"tag": "v1", "count": 2})
     assert TIME.fullmatch(view["submitted_at"]) and TIME.fullmatch(view["ended_at"]), view
     for task in view["tasks"]:

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use amphi_ports::{BusError, BusMessage, MessageBus};
+use amphi_protocol::subjects;
 use async_nats::client::RequestErrorKind;
 use async_nats::connection::State;
 use async_nats::{Client, HeaderMap, HeaderName, HeaderValue, Message, Request};
@@ -20,23 +21,35 @@ use futures::{FutureExt, StreamExt};
 /// How long a new subscription waits for the server to know it.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The bus of one connection. Cheap to clone. A connection whose last handle is dropped ends at once, without sending what is queued.
+/// The bus of a node's connections. Cheap to clone. A connection whose last handle is dropped ends at once, without sending what is
+/// queued.
 #[derive(Clone)]
 pub struct NatsBus {
-    client: Client,
+    core: Client,
+    edge: Client,
 }
 
 impl NatsBus {
-    /// A bus on `client`.
+    /// A bus on `client`, where nodes and clients are in one account.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { core: client.clone(), edge: client }
+    }
+
+    /// A bus over two accounts: what nodes and Managers say to each other goes over `core`, everything else (signals of clients, and
+    /// the answers to them) over `edge`.
+    pub fn across(core: Client, edge: Client) -> Self {
+        Self { core, edge }
+    }
+
+    fn client(&self, subject: &str) -> &Client {
+        if subjects::is_internal(subject) { &self.core } else { &self.edge }
     }
 
     async fn send(&self, subject: String, headers: BTreeMap<String, String>, body: Bytes) -> Result<(), BusError> {
         let headers = checked(&subject, &headers)?;
         let sent = match headers {
-            Some(headers) => self.client.publish_with_headers(subject.clone(), headers, body).await,
-            None => self.client.publish(subject.clone(), body).await,
+            Some(headers) => self.client(&subject).publish_with_headers(subject.clone(), headers, body).await,
+            None => self.client(&subject).publish(subject.clone(), body).await,
         };
         sent.map_err(|e| failed(&subject, e))
     }
@@ -54,7 +67,7 @@ impl NatsBus {
             request = request.headers(headers);
         }
         // The client's own timeout starts when the request is queued; the outer one covers a full queue as well.
-        match tokio::time::timeout(timeout, self.client.send_request(subject.clone(), request)).await {
+        match tokio::time::timeout(timeout, self.client(&subject).send_request(subject.clone(), request)).await {
             Ok(Ok(answer)) => Ok(bus_message(answer)),
             Ok(Err(error)) => Err(match error.kind() {
                 RequestErrorKind::NoResponders => BusError::NoResponders { subject },
@@ -66,14 +79,15 @@ impl NatsBus {
     }
 
     async fn listen(&self, subject: String) -> Result<BoxStream<'static, BusMessage>, BusError> {
-        let subscriber = self.client.subscribe(subject.clone()).await.map_err(|e| failed(&subject, e))?;
+        let client = self.client(&subject);
+        let subscriber = client.subscribe(subject.clone()).await.map_err(|e| failed(&subject, e))?;
         // The client's `flush` only empties its buffer. A request on the same connection, to a subject that nobody has, is answered
         // after the server knows the subscription. While disconnected it is made at the reconnect; that is no failure.
-        let nobody = self.client.new_inbox();
-        if tokio::time::timeout(SUBSCRIBE_TIMEOUT, self.client.request(nobody, Bytes::new())).await.is_err() {
+        let nobody = client.new_inbox();
+        if tokio::time::timeout(SUBSCRIBE_TIMEOUT, client.request(nobody, Bytes::new())).await.is_err() {
             tracing::debug!(subject, "subscribed during an outage");
         }
-        Ok(subscriber.map(bus_message).boxed())
+        Ok(subscriber.map(bus_message).filter_map(move |message| futures::future::ready(honest(&subject, message))).boxed())
     }
 }
 
@@ -97,12 +111,28 @@ impl MessageBus for NatsBus {
     }
 
     fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        self.core.connection_state() == State::Connected
     }
 
     fn connections(&self) -> u64 {
-        self.client.statistics().connects.load(Ordering::Relaxed)
+        self.core.statistics().connects.load(Ordering::Relaxed)
     }
+}
+
+/// The message as it may be acted on. `None` for one that a consumer of a stream delivered here, which keeps the subject under which it
+/// was stored: whoever makes a consumer chooses where it delivers, so it proves nothing about its sender. A reply subject that is
+/// nobody's inbox is taken off: the answer would be said in our own name, to a journal for instance.
+fn honest(subscribed: &str, mut message: BusMessage) -> Option<BusMessage> {
+    if !subjects::matches(subscribed, &message.subject) {
+        tracing::warn!(subscribed, subject = message.subject, "a message of another subject was delivered here; it is dropped");
+        return None;
+    }
+    let inbox = |reply: &String| match subjects::is_internal(subscribed) {
+        true => subjects::is_inbox(reply),
+        false => !reply.starts_with('$') && !reply.starts_with("amphi."),
+    };
+    message.reply = message.reply.filter(inbox);
+    Some(message)
 }
 
 fn failed(subject: &str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> BusError {

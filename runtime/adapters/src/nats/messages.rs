@@ -39,19 +39,21 @@ const DELIVERIES_MAX: i64 = 20;
 /// Nodes that answer live requests share them.
 const ASKED_GROUP: &str = "amphi";
 
-/// Agent messages of one connection. Cheap to clone.
+/// Agent messages of a node's connections. Cheap to clone.
 #[derive(Clone)]
 pub struct NatsAgentMail {
+    /// For live requests, which are between nodes.
     client: Client,
     context: Context,
 }
 
 impl NatsAgentMail {
-    /// Opens the stream, created with `replicas` copies if it is missing.
-    pub async fn open(client: &Client, replicas: usize) -> Result<Self, StoreError> {
-        let context = jetstream_context(client, REQUEST_TIMEOUT);
+    /// Opens the stream, created with `replicas` copies if it is missing. It is where clients are (`edge`); nodes ask each other over
+    /// `core`.
+    pub async fn open(core: &Client, edge: &Client, replicas: usize) -> Result<Self, StoreError> {
+        let context = jetstream_context(edge, REQUEST_TIMEOUT);
         find_or_create(&context, config(replicas)).await?;
-        Ok(Self { client: client.clone(), context })
+        Ok(Self { client: core.clone(), context })
     }
 
     async fn store(&self, letter: &Letter) -> Result<Posted, StoreError> {

@@ -79,10 +79,11 @@ pub async fn connect(url: &str, name: &str) -> Result<Client, ConnectError> {
     options.connect(servers).await.map_err(ConnectError::Unreachable)
 }
 
-/// As [`connect_later`], for what nodes and Managers say to each other: answers come to inboxes that no client may send to.
-pub async fn connect_node(url: &str, name: &str) -> Result<Client, ConnectError> {
+/// As [`connect_later`], for what nodes and Managers say to each other: answers come to the inbox of `node`, where no client may send
+/// anything and no other node may listen.
+pub async fn connect_node(url: &str, name: &str, node: &str) -> Result<Client, ConnectError> {
     let (servers, options) = connect_options(url, name)?;
-    let options = options.custom_inbox_prefix(amphi_protocol::subjects::INTERNAL_INBOX);
+    let options = options.custom_inbox_prefix(amphi_protocol::subjects::inbox_of(node));
     options.retry_on_initial_connect().connect(servers).await.map_err(ConnectError::Unreachable)
 }
 

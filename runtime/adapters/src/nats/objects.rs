@@ -27,6 +27,8 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_secs(120);
 #[derive(Clone)]
 pub struct NatsObjectStore {
     bucket: Bucket,
+    /// Where earlier builds kept the same objects; read from, never written.
+    former: Option<Bucket>,
 }
 
 impl NatsObjectStore {
@@ -37,7 +39,14 @@ impl NatsObjectStore {
             Ok(bucket) => bucket,
             Err(_) => create(&context, replicas).await?,
         };
-        Ok(Self { bucket })
+        Ok(Self { bucket, former: None })
+    }
+
+    /// Also finds what earlier builds kept in the bucket of another account.
+    #[must_use]
+    pub fn with_former(mut self, former: &Self) -> Self {
+        self.former = Some(former.bucket.clone());
+        self
     }
 
     async fn info(&self, name: &str) -> Result<Option<ObjectInfo>, StoreError> {
@@ -62,7 +71,13 @@ impl NatsObjectStore {
     }
 
     async fn get_object(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
-        let mut object = match self.bucket.get(name).await {
+        let mut found = self.bucket.get(name).await;
+        if let Some(former) = &self.former
+            && found.as_ref().is_err_and(|error| error.kind() == GetErrorKind::NotFound)
+        {
+            found = former.get(name).await;
+        }
+        let mut object = match found {
             Ok(object) => object,
             Err(error) if error.kind() == GetErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(store_error(format!("reading object {name}"), error)),

@@ -33,6 +33,9 @@ pub struct UpArgs {
     /// Goes before the node ids
     #[arg(long, value_name = "P")]
     node_prefix: Option<String>,
+    /// The URL of the clients' account, beside the nodes' account of --nats, on a server that has both (see deploy/nats)
+    #[arg(long, value_name = "URL", env = "AMPHI_NATS_EDGE_URL", hide_env_values = true)]
+    nats_edge: Option<String>,
     /// Run no Manager here; another node of the cluster must
     #[arg(long)]
     no_manager: bool,
@@ -67,6 +70,7 @@ pub async fn up(global: &Global, args: UpArgs) -> Result<u8, Failure> {
         data: data_dir(global)?,
         config: args.config,
         nats,
+        nats_edge: args.nats_edge,
         ready_file: args.ready_file,
         capacity: args.capacity,
         labels,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amphi_config::{Replicas, RoleConfig, RoleStrategy};
-use amphi_protocol::api::{ApiError, ErrorCode};
+use amphi_ports::BusError;
+use amphi_protocol::api::{ApiError, ErrorBody, ErrorCode};
 use amphi_protocol::ids::{AgentId, IncidentId, NodeId, RoleName};
 use amphi_protocol::journal::{Input, Resolution};
 use amphi_protocol::node::{NodeAnswer, NodeCommand, Order};
@@ -18,6 +19,8 @@ use super::request::{Request, bad_id, invalid};
 use super::{Answer, Gateway, shape};
 
 const NODE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+/// The server may take a moment to know a new user.
+const USERS_WITHIN: Duration = Duration::from_secs(8);
 
 /// `agent.list`.
 pub async fn agents(gateway: Arc<Gateway>, request: Request) -> Answer {
@@ -88,13 +91,47 @@ pub async fn node(gateway: Arc<Gateway>, request: Request) -> Answer {
         .ok_or_else(|| ApiError::new(ErrorCode::NodeNotFound, format!("there is no node {node}")).hint("`amphi node ls` lists them"))
 }
 
-/// `node.join`: what a node of another machine logs in with. Who may ask may also give work to every node, so nothing is given away.
+/// `node.join`: lets nodes of another machine in, with a user of their own each. `{"nodes":[{"node","password"}]}` → `{"accounts",
+/// "users"}`: whether clients have an account of their own, and whether these nodes now have users; without, they log in as their `up`
+/// does.
 pub async fn join(gateway: Arc<Gateway>, request: Request) -> Answer {
-    let _none = request.fields()?;
-    // A Manager that does not lead takes nobody in.
-    gateway.manager.read(|_| ()).await?;
-    let (user, password) = gateway.join.clone().unzip();
-    Ok(json!({ "user": user, "password": password }))
+    let mut asked: Value = serde_json::from_slice(&request.body).map_err(|error| invalid(format!("the body is no JSON: {error}")))?;
+    // Who asks is a client: its nodes work, and no Manager runs there.
+    let body = json!({ "nodes": asked["nodes"].take(), "seat": false }).to_string().into();
+    let users = change_users(&gateway, "admit", &body).await?;
+    Ok(json!({ "accounts": gateway.accounts, "users": users.is_some() }))
+}
+
+/// `node.revoke`: ends the node's connections and takes its user away, for good.
+pub async fn revoke(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let node = NodeId::parse(request.fields()?.text("node")?).map_err(bad_id)?;
+    let body = json!({ "node": node }).to_string().into();
+    match change_users(&gateway, "revoke", &body).await? {
+        Some(answer) if answer["revoked"] == true => Ok(json!({ "node": node })),
+        Some(_) => {
+            Err(ApiError::new(ErrorCode::NodeNotFound, format!("there is no user of a node {node}")).hint("`amphi node ls` lists them"))
+        }
+        None => Err(ApiError::new(ErrorCode::StateConflict, "no `amphi up` of this cluster runs the NATS server")
+            .hint("take the user out of the server's own configuration, and reload it")),
+    }
+}
+
+/// Asks the `up` that runs the server; none if no `up` does.
+async fn change_users(gateway: &Gateway, what: &str, body: &Bytes) -> Result<Option<Value>, ApiError> {
+    let failed =
+        || ApiError::new(ErrorCode::ClusterUnreachable, "the `amphi up` that runs the NATS server does not answer").hint("try again");
+    let subject = format!("{}.{what}", subjects::NODE_USERS);
+    match gateway.bus.request(subject, BTreeMap::new(), body.clone(), USERS_WITHIN).await {
+        Ok(answer) => {
+            let answer: Value = serde_json::from_slice(&answer.body).map_err(|_| failed())?;
+            match serde_json::from_value::<ErrorBody>(answer.clone()) {
+                Ok(refused) => Err(refused.error),
+                Err(_) => Ok(Some(answer)),
+            }
+        }
+        Err(BusError::NoResponders { .. }) => Ok(None),
+        Err(BusError::Timeout { .. } | BusError::Failed { .. }) => Err(failed()),
+    }
 }
 
 /// `role.list`.

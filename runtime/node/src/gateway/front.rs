@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use super::request::Request;
 use super::submit::project;
+use super::who::{may, who};
 use super::{ENDPOINTS, Gateway, Named, REQUESTS_AT_ONCE, Reply, header_map, render};
 
 /// Epics whose shard is remembered; then it is looked for again.
@@ -62,7 +63,7 @@ fn scope(verb: &str) -> Scope {
         "node.list" => Scope::List("nodes", "id"),
         "incident.list" => Scope::List("incidents", "incident"),
         "node.drain" => Scope::All,
-        "epic.validate" | "epic.plan" | "node.get" | "node.join" | "role.list" | "tree.get" => Scope::Any,
+        "epic.validate" | "epic.plan" | "node.get" | "node.join" | "node.revoke" | "role.list" | "tree.get" => Scope::Any,
         verb if verb.starts_with("lock.") => Scope::Project,
         verb if verb.starts_with("agent.") || verb.starts_with("incident.") => Scope::Found,
         _ => Scope::Epic,
@@ -118,7 +119,15 @@ impl Front {
         if asked.message.reply.is_none() {
             return;
         }
-        let (headers, body) = self.find(named, Request::new(&asked.message)).await;
+        let accounts = self.shards.first().is_some_and(|gateway| gateway.accounts);
+        let request = who(&asked.message, accounts).and_then(|by| {
+            may(&by, named.0)?;
+            Ok(Request::new(&asked.message, by))
+        });
+        let (headers, body) = match request {
+            Ok(request) => self.find(named, request).await,
+            Err(error) => render(Err(error)),
+        };
         // The library counts what it sends itself; an error of its own would have no body, so errors go the same way.
         if let Err(error) = asked.respond_with_headers(Ok(body), header_map(&headers)).await {
             tracing::debug!(%error, "a reply could not be sent");

@@ -16,6 +16,7 @@ mod retired;
 mod route;
 mod submit;
 mod tasks;
+mod who;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -61,10 +62,10 @@ pub struct Gateway {
     pub fault_tools: BTreeSet<String>,
     /// The roles in effect.
     pub roles: Arc<LiveRoles>,
-    /// Credentials for nodes of other machines; none: they need no others.
-    pub join: Option<(String, String)>,
     /// What is turned away at this door.
     pub limits: GatewayLimits,
+    /// Whether clients have an account of their own, so that the server says who asks.
+    pub accounts: bool,
     /// The shard.
     pub shard: ShardId,
     pub(crate) history: History,
@@ -127,6 +128,7 @@ endpoints! {
     "node.list" => fleet::nodes,
     "node.get" => fleet::node,
     "node.join" => fleet::join,
+    "node.revoke" => fleet::revoke,
     "node.drain" => hold::drain_node,
     "role.list" => fleet::roles,
     "tree.get" => fleet::tree,

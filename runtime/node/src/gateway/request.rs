@@ -27,9 +27,9 @@ pub struct Request {
 }
 
 impl Request {
-    pub(super) fn new(message: &Message) -> Self {
+    pub(super) fn new(message: &Message, by: String) -> Self {
         let header = message.headers.as_ref().and_then(|headers| headers.get(subjects::MESSAGE_ID_HEADER));
-        Self { message_id: header.map(|value| value.as_str().to_owned()), body: message.payload.clone(), by: "local".to_owned() }
+        Self { message_id: header.map(|value| value.as_str().to_owned()), body: message.payload.clone(), by }
     }
 
     /// As another node's gateway passes it on; only nodes speak on that subject.

@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long the leader's node may take; reading a long history takes its time.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Verbs that any node answers by itself.
-const ANYWHERE: [&str; 2] = ["epic.validate", "epic.plan"];
+const ANYWHERE: [&str; 4] = ["epic.validate", "epic.plan", "node.join", "node.revoke"];
 /// What verbs that change nothing are called, after the dot.
 const READING: [&str; 9] = ["get", "list", "why", "logs", "events", "export", "verify", "report", "tree"];
 

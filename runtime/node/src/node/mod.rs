@@ -82,7 +82,7 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
     let life = begin_life(&spec.data)?;
     let (team, roles, environment) = configuration(&spec)?;
     let world = World::open(&spec, &team, roles, &environment).await?;
-    let (memory, client, has_seat) = (world.memory.clone(), world.client.clone(), world.seats.is_some());
+    let (memory, clients, has_seat) = (world.memory.clone(), [world.client.clone(), world.edge.clone()], world.seats.is_some());
     let _sweep = AbortOnDropHandle::new(tokio::spawn(world.worktrees.sweep()));
     let tree = Tree::plant(&spec, life, &team, world).await?;
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
@@ -91,7 +91,7 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
     tokio::select! {
         () = gone.cancelled() => bail!("`up` is gone"),
         () = died(root) => bail!("the root supervisor gave up"),
-        () = given_up(&client) => bail!("the connection to NATS is given up"),
+        () = any_given_up(&clients) => bail!("the connection to NATS is given up"),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         ready = tell_when_ready(&spec, &tree, has_seat) => {
@@ -99,7 +99,7 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
             tokio::select! {
                 () = gone.cancelled() => bail!("`up` is gone"),
                 () = died(tree.root.clone()) => bail!("the root supervisor gave up"),
-                () = given_up(&client) => bail!("the connection to NATS is given up"),
+                () = any_given_up(&clients) => bail!("the connection to NATS is given up"),
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
@@ -174,6 +174,14 @@ async fn tell_when_ready(spec: &NodeSpec, tree: &Tree, has_seat: bool) -> anyhow
     }
     announce_ready(None, tree.desks.len()).context("`up` does not listen")?;
     Ok(())
+}
+
+/// As [`given_up`], for whichever is first.
+async fn any_given_up([core, edge]: &[async_nats::Client; 2]) {
+    tokio::select! {
+        () = given_up(core) => {}
+        () = given_up(edge) => {}
+    }
 }
 
 /// Waits until the library has given the node's connection up, which no reconnecting mends: its task has died, for instance of a message

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
-use amphi_adapters::nats::{NatsAgentMail, NatsBus, connect_later};
+use amphi_adapters::nats::{NatsAgentMail, NatsBus, connect_node};
 use amphi_agents::desk::wiring::serve_commands;
 use amphi_agents::mail::MailRoom;
 use amphi_agents::manager::campaign::Candidacy;
@@ -134,6 +134,7 @@ impl Planting<'_> {
             }
             // The gateway asks the Managers in its own process, or passes on to where they lead.
             children.push(self.gateway(branches, seats));
+            children.push(self.count_door());
         }
         for branch in branches {
             let (pools, agents) = self.first_pools(branch);
@@ -156,6 +157,30 @@ impl Planting<'_> {
     /// How long a Manager's lease counts: longer where NATS itself may take seconds to find a leader.
     fn lease(&self) -> Duration {
         self.team.health.manager_lease(self.world.replicas > 1)
+    }
+
+    /// Tells nodes without a seat how many shards there are: they may not look where it is written.
+    fn count_door(&self) -> ChildSpec {
+        let (bus, count) = (self.world.bus.clone(), self.world.shards.len().to_string());
+        service(
+            self.node().as_str(),
+            "shard-count",
+            Arc::new(move || {
+                let (bus, count) = (bus.clone(), count.clone());
+                Box::pin(async move {
+                    let mut asked = match bus.subscribe(subjects::SHARD_COUNT.to_owned()).await {
+                        Ok(asked) => asked,
+                        Err(error) => return error.to_string(),
+                    };
+                    while let Some(message) = asked.next().await {
+                        let Some(reply) = message.reply else { continue };
+                        // Who gets no answer asks again.
+                        let _lost = bus.publish(reply, BTreeMap::new(), count.clone().into()).await;
+                    }
+                    "the subscription ended".to_owned()
+                })
+            }),
+        )
     }
 
     /// Answers who asks for this node's tree, from what is published.
@@ -262,7 +287,7 @@ impl Planting<'_> {
             bus: world.bus.clone(),
             objects: world.objects.clone(),
             journal: seat.journal.clone(),
-            join: self.spec.join.clone(),
+            accounts: self.spec.edge.is_some(),
             output: world.output.clone(),
             tools: world.tools.clone(),
             fault_tools: world.fault_tools.clone(),
@@ -273,14 +298,14 @@ impl Planting<'_> {
         };
         let seated = branches.iter().filter_map(|branch| Some((branch, seats.get(&branch.shard)?)));
         let gateway = Arc::new(Front::new(seated.map(of_shard).collect(), self.serving.clone()));
-        let (nats, name) = (self.spec.nats.clone(), format!("amphi {} gateway", self.node()));
+        let (nats, name, node) = (self.spec.nats.clone(), format!("amphi {} gateway", self.node()), self.node().to_string());
         service(
             self.node().as_str(),
             "gateway",
             Arc::new(move || {
-                let (gateway, nats, name) = (gateway.clone(), nats.clone(), name.clone());
+                let (gateway, nats, name, node) = (gateway.clone(), nats.clone(), name.clone(), node.clone());
                 Box::pin(async move {
-                    let client = match connect_later(&nats, &name).await {
+                    let client = match connect_node(&nats, &name, &node).await {
                         Ok(client) => client,
                         Err(error) => return error.to_string(),
                     };
@@ -349,16 +374,15 @@ impl Planting<'_> {
     /// which any client can send, ends every connection that reads it.
     fn mail_door(&self) -> ChildSpec {
         let room = MailRoom::new(self.node().clone(), self.registry.clone(), self.inboxes.clone(), self.world.clock.clone());
-        let (nats, name) = (self.spec.nats.clone(), format!("amphi {} messages", self.node()));
-        let replicas = self.world.replicas;
+        let (spec, replicas) = (self.spec.clone(), self.world.replicas);
         service(
             self.node().as_str(),
             "messages",
             Arc::new(move || {
-                let (room, nats, name) = (room.clone(), nats.clone(), name.clone());
-                Box::pin(async move {
-                    receive_mail(room, &nats, &name, replicas).await.err().map_or_else(String::new, |error| format!("{error:#}"))
-                })
+                let (room, spec) = (room.clone(), spec.clone());
+                Box::pin(
+                    async move { receive_mail(room, &spec, replicas).await.err().map_or_else(String::new, |error| format!("{error:#}")) },
+                )
             }),
         )
     }
@@ -390,15 +414,21 @@ impl Planting<'_> {
 }
 
 /// Until the connection or the consumer is gone.
-async fn receive_mail(room: MailRoom, nats: &str, name: &str, replicas: usize) -> anyhow::Result<()> {
-    let client = connect_later(nats, name).await?;
-    let mail = NatsAgentMail::open(&client, replicas).await?;
-    let bus: Arc<dyn MessageBus> = Arc::new(NatsBus::new(client.clone()));
+async fn receive_mail(room: MailRoom, spec: &NodeSpec, replicas: usize) -> anyhow::Result<()> {
+    let name = format!("amphi {} messages", spec.node);
+    let client = connect_node(&spec.nats, &name, spec.node.as_str()).await?;
+    let edge = match &spec.edge {
+        Some(url) => connect_node(url, &name, spec.node.as_str()).await?,
+        None => client.clone(),
+    };
+    let mail = NatsAgentMail::open(&client, &edge, replicas).await?;
+    let bus: Arc<dyn MessageBus> = Arc::new(NatsBus::across(client.clone(), edge.clone()));
     tokio::select! {
         delivered = room.deliver(&mail) => delivered?,
         () = room.answer(&mail, bus.clone()) => {}
         () = room.show(&*bus) => {}
         () = super::given_up(&client) => {}
+        () = super::given_up(&edge) => {}
     }
     anyhow::bail!("the messages ended")
 }

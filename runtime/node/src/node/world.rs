@@ -14,10 +14,12 @@ use amphi_adapters::tools::{Engines, ToolEngine, tool_names};
 use amphi_adapters::worktree::{GitWorkspaces, WORKTREES_MAX, WorktreeConfig};
 use amphi_agents::manager::UpkeepLimits;
 use amphi_config::{Environment, RoleBase, TeamConfig, config_folder, resolve_secrets, role_folders};
-use amphi_ports::{Clock, Engine, EventStream, Journal, Lease, MessageBus, ObjectStore, TailMemory};
+use amphi_ports::{BusError, Clock, Engine, EventStream, Journal, Lease, MessageBus, ObjectStore, TailMemory};
 use amphi_protocol::ids::{ShardId, Timestamp};
+use amphi_protocol::subjects;
 use anyhow::{Context as _, bail};
 use async_nats::Client;
+use bytes::Bytes;
 
 use super::memory::NodeMemory;
 use super::pressure::Gauge;
@@ -36,6 +38,8 @@ pub struct Seat {
 /// Everything outside of the process.
 pub struct World {
     pub client: Client,
+    /// The connection on the clients' side; the same one where there are no accounts.
+    pub edge: Client,
     /// Copies of each stream.
     pub replicas: usize,
     pub bus: Arc<dyn MessageBus>,
@@ -61,6 +65,9 @@ pub struct World {
     pub upkeep: UpkeepLimits,
 }
 
+/// How long one answer about the number of shards may take.
+const SHARD_COUNT_WITHIN: Duration = Duration::from_secs(2);
+
 struct WallClock;
 
 impl Clock for WallClock {
@@ -79,20 +86,43 @@ impl World {
     }
 
     async fn try_open(spec: &NodeSpec, team: &TeamConfig, roles: RoleBase, environment: &Environment) -> anyhow::Result<Self> {
-        let client = connect_node(&spec.nats, &format!("amphi {}", spec.node)).await.context("connecting to NATS")?;
-        until("the NATS server", || check_server(&client)).await;
+        let (name, node) = (format!("amphi {}", spec.node), spec.node.as_str());
+        let client = connect_node(&spec.nats, &name, node).await.context("connecting to NATS")?;
+        if spec.edge.is_none() || spec.seat {
+            until("the NATS server", || check_server(&client)).await;
+        }
+        let edge = match &spec.edge {
+            Some(url) => connect_node(url, &name, node).await.context("connecting to the clients' account of NATS")?,
+            None => client.clone(),
+        };
+        until("the clients' account of NATS", || check_server(&edge)).await;
         let memory = Arc::new(NodeMemory::open(spec.data.clone(), spec.cluster.clone()));
-        let replicas = until("the number of replicas", || replicas(&client, team.cluster.replicas)).await;
+        let replicas = until("the number of replicas", || replicas(&edge, team.cluster.replicas)).await;
         let wanted = spec.seat.then_some(team.cluster.shards);
-        let count = until("the number of shards", || NatsLease::shards(&client, replicas, wanted)).await;
+        let bus: Arc<dyn MessageBus> = Arc::new(NatsBus::across(client.clone(), edge.clone()));
+        let count = match (&spec.edge, spec.seat) {
+            // Such a node may not speak to JetStream where the journals are.
+            (Some(_), false) => until("the number of shards", || shard_count(&*bus)).await,
+            (None, _) | (Some(_), true) => until("the number of shards", || NatsLease::shards(&client, replicas, wanted)).await,
+        };
         if count != team.cluster.shards {
             tracing::warn!(configured = team.cluster.shards, count, "the cluster was made with another number of shards, which stays");
         }
         let shards: Vec<ShardId> = ShardId::all(count).collect();
-        let seats = if spec.seat { Some(Self::seats(spec, &client, &memory, (replicas, &shards)).await?) } else { None };
-        let objects = Arc::new(until("the object store", || NatsObjectStore::open(&client, replicas)).await);
-        let output = Arc::new(until("the output stream", || NatsOutputLog::open(&client, replicas)).await);
-        let mail = Arc::new(until("the stream of messages", || NatsAgentMail::open(&client, replicas)).await);
+        let seats = if spec.seat { Some(Self::seats(spec, (&client, &edge), &memory, (replicas, &shards)).await?) } else { None };
+        // Snapshots and specifications are the Manager's; a node without a seat may not even read them.
+        let artifacts = until("the artifacts", || NatsObjectStore::open(&edge, replicas)).await;
+        let (objects, artifacts) = match (&spec.edge, spec.seat) {
+            (None, _) | (Some(_), false) => (artifacts.clone(), artifacts),
+            (Some(_), true) => {
+                let objects = until("the object store", || NatsObjectStore::open(&client, replicas)).await;
+                let artifacts = artifacts.with_former(&objects);
+                (objects, artifacts)
+            }
+        };
+        let (objects, artifacts) = (Arc::new(objects), Arc::new(artifacts));
+        let output = Arc::new(until("the output stream", || NatsOutputLog::open(&edge, replicas)).await);
+        let mail = Arc::new(until("the stream of messages", || NatsAgentMail::open(&client, &edge, replicas)).await);
         let secrets = match resolve_secrets(team, environment) {
             Ok(secrets) => secrets.expose_all(),
             Err(errors) => bail!("secrets: {}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
@@ -105,9 +135,9 @@ impl World {
         let tools = Arc::new(tools.with_mail(mail.clone()).with_output_bytes(config.output_bytes));
         let (guard, basics) = (config.guard.clone(), config.basics.clone());
         let worktrees = WorktreeConfig { data_dir: spec.data.clone(), guard, basics, worktrees_max: WORKTREES_MAX };
-        let processes = ProcessEngine::open(config, output.clone(), objects.clone()).context("opening the process engine")?;
+        let processes = ProcessEngine::open(config, output.clone(), artifacts).context("opening the process engine")?;
         let engines = Arc::new(Engines::new(Arc::new(processes), tools));
-        let pins = Arc::new(NatsPins::new(&client, replicas));
+        let pins = Arc::new(NatsPins::new(&edge, replicas));
         let worktrees = Arc::new(GitWorkspaces::open(worktrees, engines, output.clone(), pins, &secrets).context("opening the worktrees")?);
         let faults = environment.get("AMPHI_FAULTS") == Some("1");
         let beside = spec.config.as_deref().and_then(Path::parent).map(Path::to_owned);
@@ -116,13 +146,14 @@ impl World {
         // `up` has one folder for all its nodes.
         let role_files = (roles, role_folders(user.as_deref(), &beside, spec.data.parent()));
         Ok(Self {
-            bus: Arc::new(NatsBus::new(client.clone())),
+            bus,
             shards,
             seats,
             engine: worktrees.clone(),
             worktrees,
             clock: Arc::new(WallClock),
             client,
+            edge,
             replicas,
             objects,
             output,
@@ -141,7 +172,7 @@ impl World {
 impl World {
     async fn seats(
         spec: &NodeSpec,
-        client: &Client,
+        (client, edge): (&Client, &Client),
         memory: &NodeMemory,
         (replicas, shards): (usize, &[ShardId]),
     ) -> anyhow::Result<BTreeMap<ShardId, Seat>> {
@@ -152,11 +183,19 @@ impl World {
                 memory.recall(shard).context("this node's memory of the journal")?.is_some() || spec.remembered.contains(&shard);
             let journal = until("the journal", || JetStreamJournal::open(client, shard, replicas, !remembered)).await;
             let lease = until("the Manager's lease", || NatsLease::open(client, shard, replicas)).await;
-            let events = Arc::new(NatsEventStream::new(client, replicas));
+            let events = Arc::new(NatsEventStream::new(edge, replicas));
             seats.insert(shard, Seat { journal: Arc::new(journal), lease: Arc::new(lease), events });
         }
         Ok(seats)
     }
+}
+
+/// How many shards there are, as a node with a seat says.
+async fn shard_count(bus: &dyn MessageBus) -> Result<u32, BusError> {
+    let subject = subjects::SHARD_COUNT.to_owned();
+    let answer = bus.request(subject.clone(), BTreeMap::new(), Bytes::new(), SHARD_COUNT_WITHIN).await?;
+    let count = std::str::from_utf8(&answer.body).ok().and_then(|text| text.parse().ok());
+    count.ok_or_else(|| BusError::Failed { subject, source: "the answer is no number".into() })
 }
 
 /// When the journal is snapshotted, archived and trimmed. `AMPHI_UPKEEP`, for tests and emergencies, sets the numbers that are no

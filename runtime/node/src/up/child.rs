@@ -21,6 +21,9 @@ pub struct NodeSpec {
     pub node: NodeId,
     /// Where NATS is, with credentials.
     pub nats: String,
+    /// The same server on the clients' side, where clients have an account of their own.
+    #[serde(default)]
+    pub edge: Option<String>,
     /// Its own data folder; exists, mode 0700.
     pub data: PathBuf,
     /// Tasks that it runs at once.
@@ -34,8 +37,6 @@ pub struct NodeSpec {
     /// Shards whose journals a node of this `up` remembers.
     #[serde(default)]
     pub remembered: BTreeSet<ShardId>,
-    /// Credentials that its gateway gives to nodes of other machines; none: theirs are good enough.
-    pub join: Option<(String, String)>,
     /// Where it listens for HTTP.
     pub http: Option<SocketAddr>,
     /// Which cluster it belongs to, for what it remembers of the journal.

@@ -9,14 +9,13 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use amphi_adapters::nats::NatsBus;
 use amphi_adapters::nats::managed::DataLock;
+use amphi_adapters::nats::{NatsBus, connect_node};
 use amphi_adapters::process::confirm_dead;
 use amphi_ports::MessageBus as _;
 use amphi_protocol::ids::{Incarnation, NodeId, ShardId};
 use amphi_protocol::node::NodeDeath;
 use amphi_protocol::{codec, subjects};
-use async_nats::Client;
 use tokio::time::Instant;
 
 /// How long the guards of a dead node may take to end everything.
@@ -50,8 +49,13 @@ fn words(status: ExitStatus) -> String {
     }
 }
 
-/// Tells a shard's Manager, again until it has heard or the node's silence has told it anyway.
-pub(super) async fn tell(client: Client, shard: ShardId, death: NodeDeath) {
+/// Tells a shard's Manager in the node's name and with its credentials, again until it has heard or the node's silence has told it
+/// anyway.
+pub(super) async fn tell(nats: String, shard: ShardId, death: NodeDeath) {
+    let client = match connect_node(&nats, "amphi-up", death.node.as_str()).await {
+        Ok(client) => client,
+        Err(error) => return tracing::warn!(%error, node = %death.node, "the node's death cannot be told"),
+    };
     let (bus, began) = (NatsBus::new(client), Instant::now());
     let body = bytes::Bytes::from(codec::encode(&death));
     while began.elapsed() < TOLD_WITHIN {

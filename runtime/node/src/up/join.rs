@@ -5,62 +5,84 @@
 
 use std::time::Duration;
 
-use amphi_adapters::nats::with_credentials;
+use amphi_adapters::nats::managed::accounts::CORE_ACCOUNT;
+use amphi_protocol::api::{ApiError, ErrorBody};
 use amphi_protocol::ids::{NodeId, ShardId};
 use amphi_protocol::subjects;
 use async_nats::Client;
 use async_nats::client::RequestErrorKind;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::logins::Applicant;
 use super::{EXIT_UNREACHABLE, Refusal};
 
 /// How long a cluster whose Manager is starting again is waited for.
 const MANAGER_PATIENCE: Duration = Duration::from_secs(20);
 /// How long one answer may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(250);
 const SHARD: ShardId = ShardId(0);
 
-/// The URL that the nodes of this `up` get, and whether the cluster has a Manager that gave it to us.
+/// How the nodes of this `up` log in.
 pub(super) struct Admission {
-    pub(super) node_url: String,
-    /// The credentials are for nodes without a seat.
-    pub(super) seatless: bool,
+    /// Each has a user of its own now; else they log in as we do.
+    pub(super) users: bool,
+    /// They may lead.
+    pub(super) seat: bool,
 }
 
-/// Finds out how nodes log in with what the user gave us.
+/// Finds out how nodes log in with what the user gave us, and lets them in where they need users of their own.
 ///
 /// # Errors
-/// These credentials may not speak to nodes, and no Manager is there that would give us better ones.
-pub(super) async fn admission(client: &Client, url: &str) -> Result<Admission, Refusal> {
+/// These credentials may not speak to nodes, and nobody is there that would let ours in.
+pub(super) async fn admission(client: &Client, applicants: &[Applicant], seat: bool) -> Result<Admission, Refusal> {
     let began = Instant::now();
+    let account = account(client).await;
+    let admit = json!({ "nodes": applicants, "seat": seat }).to_string();
     loop {
-        if let Some(answer) = ask(client, format!("{}.node.join", subjects::API_GROUP), "{}").await.reply() {
-            let (user, password) = (answer["user"].as_str(), answer["password"].as_str());
-            return Ok(match user.zip(password) {
-                Some((user, password)) => Admission { node_url: with_credentials(url, user, password), seatless: true },
-                None => Admission { node_url: url.to_owned(), seatless: false },
-            });
-        }
-        // Nobody serves the API. That nobody hears us there either is an answer of the server, and shows that we may speak.
-        if matches!(leader_answers(client).await, Heard::Nobody) {
-            return Ok(Admission { node_url: url.to_owned(), seatless: false });
+        if account.as_deref() == Some(CORE_ACCOUNT) {
+            // Credentials of the nodes themselves: the `up` that runs the server is asked, whether or not a Manager is there.
+            if let Some(_admitted) = ask(client, format!("{}.admit", subjects::NODE_USERS), &admit).await.reply()? {
+                return Ok(Admission { users: true, seat: true });
+            }
+        } else {
+            let plain = Admission { users: false, seat: true };
+            if let Some(answer) = ask(client, format!("{}.node.join", subjects::API_GROUP), &admit).await.reply()? {
+                match (answer["users"].as_bool(), answer["accounts"].as_bool()) {
+                    (Some(true), _) => return Ok(Admission { users: true, seat: false }),
+                    (_, Some(true)) => return Err(Refusal::new(EXIT_UNREACHABLE, WITHOUT_EDGE)),
+                    _ => return Ok(plain),
+                }
+            }
+            // Nobody serves the API. That nobody hears us there either is an answer of the server, and shows that we may speak.
+            if matches!(leader_answers(client).await, Heard::Nobody) {
+                return Ok(plain);
+            }
         }
         if began.elapsed() > MANAGER_PATIENCE {
-            return Err(Refusal::new(
-                EXIT_UNREACHABLE,
-                "no Manager answers there, and a node may not log in with these credentials\n\
-                 start the cluster's first `amphi up`, or join with the URL in the file `node-url` of its data folder",
-            ));
+            return Err(Refusal::new(EXIT_UNREACHABLE, if account.as_deref() == Some(CORE_ACCOUNT) { WITHOUT_EDGE } else { NO_MANAGER }));
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
+const NO_MANAGER: &str = "no Manager answers there, and a node may not log in with these credentials\n\
+    start the cluster's first `amphi up`, or join with the URL in the file `node-url` of its data folder";
+const WITHOUT_EDGE: &str = "clients have an account of their own on this server, and no `amphi up` runs it\n\
+    give the URLs of both accounts: --nats URL --nats-edge URL (deploy/nats tells how they are made)";
+
+/// The account that these credentials belong to, if the server says it.
+async fn account(client: &Client) -> Option<String> {
+    let answer = tokio::time::timeout(ANSWER_WITHIN, client.request("$SYS.REQ.USER.INFO", "".into())).await.ok()?.ok()?;
+    let answer: Value = serde_json::from_slice(&answer.payload).ok()?;
+    answer["data"]["account"].as_str().map(str::to_owned)
+}
+
 /// What came back.
 enum Heard {
     Reply(Value),
+    Refused(ApiError),
     /// Nobody listens there, says the server.
     Nobody,
     /// Nothing, or an error: somebody may be there.
@@ -68,10 +90,16 @@ enum Heard {
 }
 
 impl Heard {
-    fn reply(self) -> Option<Value> {
+    /// The reply, if there is one; a refusal for good is an error.
+    fn reply(self) -> Result<Option<Value>, Refusal> {
         match self {
-            Self::Reply(value) => Some(value),
-            Self::Nobody | Self::Silence => None,
+            Self::Reply(value) => Ok(Some(value)),
+            Self::Refused(error) if !error.retryable => {
+                let hint = error.hint.map_or(String::new(), |hint| format!("\n{hint}"));
+                let code = error.code.exit_code();
+                Err(Refusal::new(code, format!("{}{hint}", error.message)))
+            }
+            Self::Refused(_) | Self::Nobody | Self::Silence => Ok(None),
         }
     }
 }
@@ -82,11 +110,11 @@ async fn leader_answers(client: &Client) -> Heard {
     ask(client, subjects::to_leader(&nobody, SHARD), r#"{"inputs":[]}"#).await
 }
 
-async fn ask(client: &Client, subject: String, body: &'static str) -> Heard {
-    match tokio::time::timeout(ANSWER_WITHIN, client.request(subject, body.into())).await {
-        Ok(Ok(reply)) => match serde_json::from_slice::<Value>(&reply.payload) {
-            Ok(value) if value.get("error").is_none() => Heard::Reply(value),
-            Ok(_) | Err(_) => Heard::Silence,
+async fn ask(client: &Client, subject: String, body: &str) -> Heard {
+    match tokio::time::timeout(ANSWER_WITHIN, client.request(subject, body.to_owned().into())).await {
+        Ok(Ok(reply)) => match serde_json::from_slice::<ErrorBody>(&reply.payload) {
+            Ok(refused) => Heard::Refused(refused.error),
+            Err(_) => serde_json::from_slice(&reply.payload).map_or(Heard::Silence, Heard::Reply),
         },
         Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Heard::Nobody,
         Ok(Err(_)) | Err(_) => Heard::Silence,

@@ -13,17 +13,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use amphi_adapters::nats::managed::{DataLock, Durability, LockError, ManagedOptions, ManagedServer, ServerState};
+use amphi_adapters::nats::managed::{DataLock, Durability, LockError, ManagedOptions, ManagedServer, NodeUrls, ServerState};
 use amphi_adapters::nats::remembered::write_durably;
-use amphi_adapters::nats::{Remembered, check_server, connect, connect_later};
+use amphi_adapters::nats::{Remembered, check_server, connect, connect_node, with_credentials};
 use amphi_protocol::ids::{NodeId, ShardId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 pub mod child;
 mod deaths;
 mod join;
+mod logins;
 mod names;
 mod nodes;
 mod ready;
@@ -37,6 +39,7 @@ pub use names::kept;
 /// Where a node keeps the number of its life, in its own data folder.
 pub const INCARNATION_FILE: &str = "incarnation";
 
+use logins::{Applicant, Login};
 use nodes::{NodeNews, NodeOrders};
 use ready::{Ready, ReadyFiles};
 use spawner::Spawner;
@@ -69,6 +72,8 @@ pub struct UpOptions {
     pub config: Option<PathBuf>,
     /// A foreign NATS server; none: a managed one.
     pub nats: Option<String>,
+    /// The same server on the clients' side, where an operator has set up accounts.
+    pub nats_edge: Option<String>,
     /// Where the first node listens for HTTP.
     pub http: Option<SocketAddr>,
     /// Also write the ready object there.
@@ -98,6 +103,7 @@ impl Default for UpOptions {
             data: PathBuf::from("."),
             config: None,
             nats: None,
+            nats_edge: None,
             http: None,
             ready_file: None,
             capacity: None,
@@ -157,11 +163,12 @@ async fn try_run(mut options: UpOptions) -> Result<u8, Refusal> {
     files.remove_stale();
     nodes::end_leftovers(&options.data).await.map_err(|e| Refusal::caused(EXIT_UNREACHABLE, &e))?;
 
+    let nodes = node_ids(&options)?;
     let nats = tokio::select! {
-        nats = Nats::start(&options, &lock) => nats?,
+        nats = Nats::start(&options, &nodes, &lock) => nats?,
         () = signals.any() => return Ok(EXIT_OK),
     };
-    let result = match start_nodes(&options, &nats) {
+    let result = match start_nodes(&options, nodes, &nats) {
         Ok(cluster) => cluster.serve(&nats, &files, &mut signals).await,
         Err(refusal) => Err(refusal),
     };
@@ -201,37 +208,49 @@ fn lock(data: &Path) -> Result<DataLock, Refusal> {
 struct Nats {
     /// For clients.
     url: String,
-    /// For the nodes.
-    core_url: String,
-    /// For nodes of other machines, where they need credentials of their own.
-    join: Option<(String, String)>,
+    /// Where each node logs in.
+    logins: BTreeMap<NodeId, Login>,
     /// Whether our nodes may lead.
     seat: bool,
-    /// Our own connection, with the rights of a node.
-    client: async_nats::Client,
-    managed: Option<ManagedServer>,
+    managed: Option<Managed>,
+}
+
+/// Our own server, and the task that lets other machines' nodes in.
+struct Managed {
+    server: ManagedServer,
+    door: AbortOnDropHandle<()>,
 }
 
 impl Nats {
-    async fn start(options: &UpOptions, lock: &DataLock) -> Result<Self, Refusal> {
+    async fn start(options: &UpOptions, nodes: &[NodeId], lock: &DataLock) -> Result<Self, Refusal> {
         let unreachable = |error: &dyn std::error::Error| Refusal::caused(EXIT_UNREACHABLE, error);
         if let Some(url) = &options.nats {
-            return Self::join(options, url).await;
+            return Self::join(options, nodes, url).await;
         }
-        let managed = ManagedOptions { data: options.data.clone(), tools: options.tools.clone(), durability: options.durability };
+        let managed = ManagedOptions {
+            data: options.data.clone(),
+            tools: options.tools.clone(),
+            durability: options.durability,
+            nodes: nodes.to_vec(),
+        };
         let server = ManagedServer::start(managed, lock).await.map_err(|e| unreachable(&e))?;
         say(&format!("NATS runs (pid {}), data in {}", server.pid().unwrap_or_default(), options.data.display()));
         let core_url = server.core_url();
         // For an operator who joins with other machines: a client's URL is enough for nodes, this one also for a Manager.
         let written = write_durably(&options.data.join(NODE_URL_FILE), core_url.as_bytes());
         written.map_err(|e| Refusal::new(EXIT_UNREACHABLE, format!("writing {NODE_URL_FILE}: {e}")))?;
-        let client = connect(&core_url, "amphi-up").await.map_err(|e| unreachable(&e))?;
-        let seat = !options.no_manager;
-        Ok(Self { url: server.url(), core_url, join: Some(server.node_credentials()), seat, client, managed: Some(server) })
+        let client = connect_node(&core_url, "amphi-up", "up").await.map_err(|e| unreachable(&e))?;
+        let logins = nodes.iter().filter_map(|node| server.users().of(node)).map(|NodeUrls { node, core, edge }| {
+            let at = |(user, password): (String, String)| with_credentials(&core_url, &user, &password);
+            (node, Login { core: at(core), edge: Some(at(edge)) })
+        });
+        let (url, logins, seat) = (server.url(), logins.collect(), !options.no_manager);
+        let door = AbortOnDropHandle::new(tokio::spawn(logins::serve(client, server.users().clone())));
+        Ok(Self { url, logins, seat, managed: Some(Managed { server, door }) })
     }
 
     /// Another cluster's server, or a foreign one.
-    async fn join(options: &UpOptions, url: &str) -> Result<Self, Refusal> {
+    async fn join(options: &UpOptions, nodes: &[NodeId], url: &str) -> Result<Self, Refusal> {
         let unreachable = |error: &dyn std::error::Error| Refusal::caused(EXIT_UNREACHABLE, error);
         let client = connect(url, "amphi-up").await.map_err(|e| {
             let mut refusal = unreachable(&e);
@@ -239,28 +258,41 @@ impl Nats {
             refusal
         })?;
         check_server(&client).await.map_err(|e| unreachable(&e))?;
-        let join::Admission { node_url, seatless } = join::admission(&client, url).await?;
-        let client = if node_url == url { client } else { connect_later(&node_url, "amphi-up").await.map_err(|e| unreachable(&e))? };
-        let seat = !seatless && !options.no_manager;
-        Ok(Self { url: url.to_owned(), core_url: node_url, join: None, seat, client, managed: None })
+        let same = |core: &str, edge: Option<&str>| {
+            let login = Login { core: core.to_owned(), edge: edge.map(str::to_owned) };
+            nodes.iter().map(|node| (node.clone(), login.clone())).collect()
+        };
+        if let Some(edge) = &options.nats_edge {
+            let clients = connect(edge, "amphi-up").await.map_err(|e| unreachable(&e))?;
+            check_server(&clients).await.map_err(|e| unreachable(&e))?;
+            return Ok(Self { url: url.to_owned(), logins: same(url, Some(edge)), seat: !options.no_manager, managed: None });
+        }
+        let applicants = nodes.iter().map(|node| Applicant::new(node, &options.data.join(node.as_str()))).collect::<io::Result<Vec<_>>>();
+        let applicants = applicants.map_err(|e| Refusal::caused(EXIT_USAGE, &e))?;
+        let admission = join::admission(&client, &applicants, !options.no_manager).await?;
+        let logins = match admission.users {
+            true => applicants.iter().map(|applicant| (applicant.node.clone(), applicant.login(url))).collect(),
+            false => same(url, None),
+        };
+        Ok(Self { url: url.to_owned(), logins, seat: admission.seat && !options.no_manager, managed: None })
     }
 
     fn pid(&self) -> Option<u32> {
-        self.managed.as_ref()?.pid()
+        self.managed.as_ref()?.server.pid()
     }
 
     /// A foreign server never changes its state here.
     fn states(&self) -> watch::Receiver<ServerState> {
         match &self.managed {
-            Some(server) => server.states(),
+            Some(managed) => managed.server.states(),
             None => watch::channel(ServerState::Down).1,
         }
     }
 
     async fn stop(self, signals: &mut Signals) {
-        // Ours goes first: a connection that is lost on purpose is no news.
-        drop(self.client);
-        if let Some(server) = self.managed {
+        if let Some(Managed { server, door }) = self.managed {
+            // Ours goes first: a connection that is lost on purpose is no news.
+            drop(door);
             tokio::select! {
                 () = server.stop() => {}
                 () = signals.any() => {}
@@ -269,8 +301,8 @@ impl Nats {
     }
 }
 
-fn start_nodes(options: &UpOptions, nats: &Nats) -> Result<Cluster, Refusal> {
-    let specs = specs(options, nats)?;
+fn start_nodes(options: &UpOptions, nodes: Vec<NodeId>, nats: &Nats) -> Result<Cluster, Refusal> {
+    let specs = specs(options, nodes, nats)?;
     let program = match &options.program {
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(|e| Refusal::caused(EXIT_UNREACHABLE, &e))?,
@@ -280,41 +312,48 @@ fn start_nodes(options: &UpOptions, nats: &Nats) -> Result<Cluster, Refusal> {
     let (news, inbox) = mpsc::unbounded_channel();
     let ready = Ready::new(options.nats.is_none(), nats.url.clone(), specs.iter().map(|spec| spec.node.clone()));
     for spec in specs {
-        let nats = nats.client.clone();
-        tokio::spawn(nodes::keep(program.clone(), spec, Arc::clone(&spawner), orders.clone(), news.clone(), nats));
+        tokio::spawn(nodes::keep(program.clone(), spec, Arc::clone(&spawner), orders.clone(), news.clone()));
     }
     Ok(Cluster { ready, orders, inbox, early_deaths: 0, announced: false })
 }
 
-fn specs(options: &UpOptions, nats: &Nats) -> Result<Vec<NodeSpec>, Refusal> {
+/// The ids of our nodes.
+fn node_ids(options: &UpOptions) -> Result<Vec<NodeId>, Refusal> {
     if options.nodes == 0 || options.nodes > 64 {
         return Err(Refusal::new(EXIT_USAGE, "--nodes must be 1 to 64"));
     }
+    let prefix = names::node_prefix(&options.data, options.node_prefix.as_deref(), options.nats.is_some());
+    let prefix = prefix.map_err(|e| Refusal::caused(EXIT_USAGE, &e))?;
+    let nodes: Result<Vec<NodeId>, _> = (1..=options.nodes).map(|number| names::node_id(&prefix, number)).collect();
+    nodes.map_err(|e| Refusal::new(EXIT_USAGE, format!("--node-prefix: {e}")))
+}
+
+fn specs(options: &UpOptions, nodes: Vec<NodeId>, nats: &Nats) -> Result<Vec<NodeSpec>, Refusal> {
     let usage = |e: io::Error| Refusal::caused(EXIT_USAGE, &e);
     let config = options.config.as_ref().map(|path| path.canonicalize()).transpose();
     let config = config.map_err(|e| Refusal::new(EXIT_USAGE, format!("reading the configuration file: {e}")))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let capacity = options.capacity.unwrap_or_else(|| u32::try_from(cores).unwrap_or(1).saturating_mul(CAPACITY_PER_CORE));
     let cluster = names::cluster_id(&options.data, options.nats.as_deref()).map_err(usage)?;
-    let prefix = names::node_prefix(&options.data, options.node_prefix.as_deref(), options.nats.is_some()).map_err(usage)?;
-    let nodes: Result<Vec<NodeId>, _> = (1..=options.nodes).map(|number| names::node_id(&prefix, number)).collect();
-    let nodes = nodes.map_err(|e| Refusal::new(EXIT_USAGE, format!("--node-prefix: {e}")))?;
     let folder = |node: &NodeId| options.data.join(node.as_str());
     let remembered = nodes.iter().map(|node| Remembered::shards(&folder(node))).collect::<io::Result<Vec<_>>>().map_err(usage)?;
     let remembered: BTreeSet<ShardId> = remembered.into_iter().flatten().collect();
     (1..)
         .zip(nodes)
         .map(|(number, node)| {
+            let known = nats.logins.get(&node).cloned();
+            let Login { core, edge } =
+                known.ok_or_else(|| Refusal::new(EXIT_UNREACHABLE, format!("{node} has no user at the NATS server")))?;
             Ok(NodeSpec {
                 data: folder(&node),
                 node,
-                nats: nats.core_url.clone(),
+                nats: core,
+                edge,
                 capacity,
                 labels: options.labels.clone(),
                 config: config.clone(),
                 seat: nats.seat,
                 remembered: remembered.clone(),
-                join: nats.join.clone(),
                 http: options.http.filter(|_| number == 1),
                 cluster: cluster.clone(),
                 managed: options.nats.is_none(),

@@ -76,7 +76,6 @@ pub(super) async fn keep(
     spawner: Arc<Spawner>,
     orders: NodeOrders,
     news: mpsc::UnboundedSender<NodeNews>,
-    nats: async_nats::Client,
 ) {
     let log = spec.data.join("log");
     let mut shards = 1;
@@ -102,7 +101,7 @@ pub(super) async fn keep(
         let proven = async {
             if let Some(death) = deaths::prove(&spec.node, &spec.data, pid, *lived.as_ref().ok()?).await {
                 for shard in ShardId::all(shards) {
-                    tokio::spawn(deaths::tell(nats.clone(), shard, death.clone()));
+                    tokio::spawn(deaths::tell(spec.nats.clone(), shard, death.clone()));
                 }
             }
             Some(())

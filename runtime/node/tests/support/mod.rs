@@ -45,7 +45,7 @@ impl FakeCluster {
         let data = folder.path().canonicalize().expect("the folder is there");
         let lock = DataLock::acquire(&data).expect("nobody else has it");
         let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools");
-        let options = ManagedOptions { data: data.clone(), tools: Some(tools), durability: Durability::Process };
+        let options = ManagedOptions { data: data.clone(), tools: Some(tools), durability: Durability::Process, nodes: Vec::new() };
         let server = ManagedServer::start(options, &lock).await.expect("a NATS server");
         std::fs::write(data.join("ready.json"), json!({ "nats": server.url() }).to_string()).expect("written");
         let nats = connect(&server.url(), "test").await.expect("a connection");

@@ -2,21 +2,31 @@
 //!
 //! Everything here is private to the owner. The identity is written once and stays, so that clients find the server again.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use amphi_protocol::ids::ShardId;
-use amphi_protocol::subjects::{INTERNAL, JOURNALS, SEATS_STREAM, SEATS_SUBJECTS, journal_stream};
+use amphi_protocol::access::Access;
+use amphi_protocol::ids::NodeId;
+use amphi_protocol::subjects::{EVENTS_STREAM, MESSAGES_STREAM, OUTPUT_STREAM, PINS_BUCKET};
 use serde::{Deserialize, Serialize};
 
 use super::super::remembered::write_durably;
+use super::accounts::{Accounts, CORE_ACCOUNT, CORE_USER, EDGE_ACCOUNT, EDGE_USER, Login, NodeLogin};
 use super::lock::create_private_folder;
 use super::{Durability, ManagedError, file_error};
 
 /// Bytes of the log's end that an error shows.
 const LOG_TAIL_BYTES: u64 = 600;
+/// The URLs of all clients by their access. Private to the owner, as everything here.
+pub(super) const USERS_FILE: &str = "users.json";
+/// What clients read, and where nodes leave it. Artifacts stay with the snapshots, which are in the same bucket.
+fn edge_streams() -> [String; 4] {
+    [EVENTS_STREAM.to_owned(), MESSAGES_STREAM.to_owned(), OUTPUT_STREAM.to_owned(), format!("KV_{PINS_BUCKET}")]
+}
+
 /// Largest file of what the server writes outside its own log before it is turned over.
 const CONSOLE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -32,44 +42,94 @@ pub(super) struct Identity {
     /// Of [`CORE_USER`]; missing in data folders of earlier builds.
     #[serde(default)]
     pub(super) core_password: String,
-    /// Of [`NODE_USER`]; missing in data folders of earlier builds.
+    /// Of [`EDGE_USER`]; missing in data folders of earlier builds.
     #[serde(default)]
-    pub(super) node_password: String,
-}
-
-/// The nodes of this `up`, one of which runs the Manager.
-const CORE_USER: &str = "amphi-core";
-/// Nodes of other machines, which run no Manager: they may not write to the journal.
-pub(super) const NODE_USER: &str = "amphi-node";
-/// Shards whose journals are protected; more than any release runs.
-const SHARDS: u32 = 16;
-/// What changes a stream as a whole.
-const STREAM_VERBS: [&str; 6] = ["CREATE", "UPDATE", "DELETE", "PURGE", "RESTORE", "MSG.DELETE"];
-
-/// What everybody but the nodes may not publish: one foreign record in the journal, or one deleted, and no Manager could ever lead
-/// again. As the list of a server configuration.
-fn core_only() -> String {
-    let journals = (0..SHARDS).map(|shard| journal_stream(ShardId(shard)));
-    let streams = journals.chain([SEATS_STREAM.to_owned()]);
-    let verbs = streams.flat_map(|stream| STREAM_VERBS.map(|verb| format!("\"$JS.API.STREAM.{verb}.{stream}\"")));
-    [format!("\"{JOURNALS}\""), format!("\"{SEATS_SUBJECTS}\"")].into_iter().chain(verbs).collect::<Vec<_>>().join(", ")
-}
-
-/// What clients may not publish besides: they listen to what nodes say to each other, and do not take part.
-fn nodes_only() -> String {
-    format!("{}, \"{INTERNAL}\"", core_only())
+    pub(super) edge_password: String,
+    /// Passwords of the other clients by their users; missing in data folders of earlier builds.
+    #[serde(default)]
+    pub(super) clients: BTreeMap<String, String>,
+    /// Nodes that may log in, by their ids.
+    #[serde(default)]
+    pub(super) nodes: BTreeMap<String, KnownNode>,
+    /// Nodes that were shut out; they are not let in again under these ids.
+    #[serde(default)]
+    pub(super) revoked: BTreeSet<String>,
 }
 
 impl Identity {
     /// For clients.
     pub(super) fn url(&self) -> String {
-        format!("nats://{}:{}@127.0.0.1:{}", self.user, self.password, self.port)
+        self.url_of(&self.user, &self.password)
     }
 
-    /// For the nodes.
+    /// For `up` itself, and for nodes whose machine has no users of its own.
     pub(super) fn core_url(&self) -> String {
-        format!("nats://{CORE_USER}:{}@127.0.0.1:{}", self.core_password, self.port)
+        self.url_of(CORE_USER, &self.core_password)
     }
+
+    /// The same on the clients' side.
+    pub(super) fn edge_url(&self) -> String {
+        self.url_of(EDGE_USER, &self.edge_password)
+    }
+
+    pub(super) fn url_of(&self, user: &str, password: &str) -> String {
+        format!("nats://{user}:{password}@127.0.0.1:{}", self.port)
+    }
+
+    /// Fills in what earlier builds did not have; true if something was missing.
+    fn complete(&mut self) -> Result<bool, ManagedError> {
+        let before = self.clone();
+        for password in [&mut self.core_password, &mut self.edge_password] {
+            if password.is_empty() {
+                *password = random_hex(24)?;
+            }
+        }
+        for access in [Access::Submitter, Access::Viewer, Access::Approver] {
+            if !self.clients.contains_key(access.as_str()) {
+                self.clients.insert(access.as_str().to_owned(), random_hex(24)?);
+            }
+        }
+        Ok(before != *self)
+    }
+
+    /// A user for a node of this machine, made if there is none. Such a node may have a seat.
+    pub(super) fn own_node(&mut self, node: &NodeId) -> Result<(), ManagedError> {
+        self.revoked.remove(node.as_str());
+        match self.nodes.get_mut(node.as_str()) {
+            Some(known) => known.seat = true,
+            None => {
+                self.nodes.insert(node.to_string(), KnownNode { password: random_hex(24)?, seat: true });
+            }
+        }
+        Ok(())
+    }
+
+    /// Everybody who may log in.
+    fn accounts(&self) -> Accounts {
+        let admin = (Access::Admin, Login { user: self.user.clone(), password: self.password.clone() });
+        let others = self.clients.iter().filter_map(|(user, password)| {
+            let access = Access::of_user(user)?;
+            Some((access, Login { user: user.clone(), password: password.clone() }))
+        });
+        let nodes = self.nodes.iter().filter_map(|(node, known)| {
+            let node = NodeId::parse(node).ok()?;
+            Some(NodeLogin { node, password: known.password.clone(), seat: known.seat })
+        });
+        Accounts {
+            core_password: self.core_password.clone(),
+            edge_password: self.edge_password.clone(),
+            clients: [admin].into_iter().chain(others).collect(),
+            nodes: nodes.collect(),
+        }
+    }
+}
+
+/// A node that may log in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KnownNode {
+    pub(super) password: String,
+    /// Whether a Manager may run there.
+    pub(super) seat: bool,
 }
 
 impl std::fmt::Debug for Identity {
@@ -130,9 +190,7 @@ impl Folder {
             Some(bytes) => {
                 let mut identity: Identity =
                     serde_json::from_slice(&bytes).map_err(|e| file_error(format!("reading {}", path.display()), e.into()))?;
-                if identity.core_password.is_empty() || identity.node_password.is_empty() {
-                    identity.core_password = random_hex(24)?;
-                    identity.node_password = random_hex(24)?;
+                if identity.complete()? {
                     self.keep(&identity)?;
                 }
                 if is_free(identity.port) && is_free(identity.monitor_port) {
@@ -141,15 +199,22 @@ impl Folder {
                 tracing::warn!(port = identity.port, "the port of the NATS server is taken by another process; choosing a new one");
                 with_free_ports(identity)?
             }
-            None => with_free_ports(Identity {
-                server_name: format!("amphi-{}", random_hex(8)?),
-                port: 0,
-                monitor_port: 0,
-                user: "amphi".to_owned(),
-                password: random_hex(24)?,
-                core_password: random_hex(24)?,
-                node_password: random_hex(24)?,
-            })?,
+            None => {
+                let mut identity = Identity {
+                    server_name: format!("amphi-{}", random_hex(8)?),
+                    port: 0,
+                    monitor_port: 0,
+                    user: Access::Admin.as_str().to_owned(),
+                    password: random_hex(24)?,
+                    core_password: String::new(),
+                    edge_password: String::new(),
+                    clients: BTreeMap::new(),
+                    nodes: BTreeMap::new(),
+                    revoked: BTreeSet::new(),
+                };
+                identity.complete()?;
+                with_free_ports(identity)?
+            }
         };
         self.keep(&identity)?;
         Ok(identity)
@@ -162,7 +227,7 @@ impl Folder {
         Ok(identity)
     }
 
-    fn keep(&self, identity: &Identity) -> Result<(), ManagedError> {
+    pub(super) fn keep(&self, identity: &Identity) -> Result<(), ManagedError> {
         let bytes = serde_json::to_vec(identity).map_err(|e| file_error("writing the identity of the NATS server", e.into()))?;
         write_durably(&self.root.join("identity.json"), &bytes).map_err(|e| file_error("writing the identity of the NATS server", e))
     }
@@ -173,8 +238,8 @@ impl Folder {
             Durability::Power => "always",
             Durability::Process => "\"2m\"",
         };
-        let Identity { server_name, port, monitor_port, user, password, core_password, node_password } = identity;
-        let (core_only, nodes_only) = (core_only(), nodes_only());
+        let Identity { server_name, port, monitor_port, .. } = identity;
+        let accounts = identity.accounts().to_config();
         let text = format!(
             r#"# Written by `amphi up` at each start; changes are lost.
 server_name: "{server_name}"
@@ -184,13 +249,7 @@ max_payload: 8MB
 max_pending: 64MB
 write_deadline: "5s"
 ping_interval: "20s"
-authorization {{
-  users: [
-    {{ user: "{CORE_USER}", password: "{core_password}" }}
-    {{ user: "{NODE_USER}", password: "{node_password}", permissions: {{ publish: {{ deny: [{core_only}] }} }} }}
-    {{ user: "{user}", password: "{password}", permissions: {{ publish: {{ deny: [{nodes_only}] }} }} }}
-  ]
-}}
+{accounts}
 jetstream {{
   store_dir: "{root}/store"
   sync_interval: {sync_interval}
@@ -202,6 +261,35 @@ logfile_max_num: 3
 "#
         );
         write_durably(&self.config(), text.as_bytes()).map_err(|e| file_error("writing the configuration of the NATS server", e))
+    }
+
+    /// One URL for each client, for whoever may read this folder.
+    pub(super) fn write_users(&self, identity: &Identity) -> Result<(), ManagedError> {
+        let others = identity.clients.iter().map(|(user, password)| (user.as_str(), identity.url_of(user, password)));
+        let urls: BTreeMap<&str, String> = others.chain([(Access::Admin.as_str(), identity.url())]).collect();
+        let bytes = serde_json::to_vec_pretty(&urls).map_err(|e| file_error("writing the users of the NATS server", e.into()))?;
+        write_durably(&self.root.join(USERS_FILE), &bytes).map_err(|e| file_error("writing the users of the NATS server", e))
+    }
+
+    /// What earlier builds kept in the one account that they had goes to the account that has it now. The server must not run.
+    pub(super) fn move_to_accounts(&self) -> Result<(), ManagedError> {
+        let accounts = self.root.join("store").join("jetstream");
+        let (before, core, edge) = (accounts.join("$G"), accounts.join(CORE_ACCOUNT), accounts.join(EDGE_ACCOUNT).join("streams"));
+        if core.exists() || !before.exists() {
+            return Ok(());
+        }
+        let moved = || -> io::Result<()> {
+            fs::create_dir_all(&edge)?;
+            for stream in edge_streams() {
+                let from = before.join("streams").join(&stream);
+                if from.exists() {
+                    fs::rename(from, edge.join(&stream))?;
+                }
+            }
+            // Last: until then a broken move begins again.
+            fs::rename(&before, &core)
+        };
+        moved().map_err(|e| file_error("moving the streams of an earlier build to their accounts", e))
     }
 
     /// Where the server's own output goes (panics and what it says before it has its log), turned over when it is large.

@@ -8,22 +8,26 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use amphi_protocol::ids::NodeId;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub mod accounts;
 mod files;
 mod health;
 mod keeper;
 mod leftover;
 mod locate;
 mod lock;
+mod users;
 
 pub use leftover::{end_leftover, end_process, process_start_time};
 pub use locate::find_server;
 pub use lock::{DataLock, LockError};
+pub use users::{AdmitError, NodeUrls, Users};
 
 use files::{Folder, Identity};
 use keeper::Keeper;
@@ -54,6 +58,8 @@ pub struct ManagedOptions {
     pub tools: Option<PathBuf>,
     /// What an acknowledged write must survive.
     pub durability: Durability,
+    /// Nodes of this machine, each of which gets a user of its own and may have a Manager's seat.
+    pub nodes: Vec<NodeId>,
 }
 
 /// Why there is no server.
@@ -113,8 +119,7 @@ pub enum ServerState {
 #[derive(Debug)]
 pub struct ManagedServer {
     keeper: Keeper,
-    identity: Identity,
-    durability: Durability,
+    users: Users,
     health: tokio::task::JoinHandle<()>,
 }
 
@@ -128,13 +133,15 @@ impl ManagedServer {
             prepared.map_err(|e| file_error("preparing nats-server", io::Error::other(e)))??;
         for attempt in 1.. {
             folder.write_config(&identity, durability)?;
+            folder.write_users(&identity)?;
             let keeper =
                 Keeper::start(program.clone(), folder.clone()).map_err(|e| file_error("starting the thread that keeps nats-server", e))?;
             match wait_ready(&keeper, &identity, &folder).await {
                 Ok(()) => {
                     keeper.was_ready();
-                    let health = tokio::spawn(health::watch(keeper.handle(), identity.clone(), folder));
-                    return Ok(Self { keeper, identity, durability, health });
+                    let health = tokio::spawn(health::watch(keeper.handle(), identity.clone(), folder.clone()));
+                    let users = Users { folder, identity: Arc::new(Mutex::new(identity)), handle: keeper.handle(), durability };
+                    return Ok(Self { keeper, users, health });
                 }
                 // Most often somebody took the port between our look and the server's start.
                 Err(error) if attempt < PORT_TRIES && matches!(*keeper.states().borrow(), ServerState::Failed { .. }) => {
@@ -150,29 +157,40 @@ impl ManagedServer {
         unreachable!("the loop ends by returning")
     }
 
-    /// A URL with credentials that any client can use; it may do everything but write to the journals. A secret.
+    /// A URL with credentials that any client can use; it may do all that a client may. A secret.
     pub fn url(&self) -> String {
-        self.identity.url()
+        self.users.identity().url()
     }
 
-    /// User and password for nodes of other machines. A secret.
-    pub fn node_credentials(&self) -> (String, String) {
-        (files::NODE_USER.to_owned(), self.identity.node_password.clone())
-    }
-
-    /// A URL with the credentials of the nodes. A secret.
+    /// A URL that may do everything among nodes and Managers. A secret.
     pub fn core_url(&self) -> String {
-        self.identity.core_url()
+        self.users.identity().core_url()
+    }
+
+    /// The same machine's URL on the clients' side. A secret.
+    pub fn edge_url(&self) -> String {
+        self.users.identity().edge_url()
+    }
+
+    /// The URL of another client, by its access (`viewer`). A secret.
+    pub fn client_url(&self, user: &str) -> Option<String> {
+        let identity = self.users.identity();
+        identity.clients.get(user).map(|password| identity.url_of(user, password))
+    }
+
+    /// Who may log in.
+    pub fn users(&self) -> &Users {
+        &self.users
     }
 
     /// The monitoring port, on loopback.
     pub fn monitor_port(&self) -> u16 {
-        self.identity.monitor_port
+        self.users.identity().monitor_port
     }
 
     /// What an acknowledged write survives.
     pub fn durability(&self) -> Durability {
-        self.durability
+        self.users.durability
     }
 
     /// The process; `None` while it is dead.
@@ -199,7 +217,12 @@ fn prepare(options: ManagedOptions) -> Result<(Arc<Folder>, PathBuf, Identity, D
     let program = locate::find_server(options.tools.as_deref())?;
     let folder = Folder::open(&options.data)?;
     leftover::end_leftover(&options.data)?;
-    let identity = folder.identity()?;
+    folder.move_to_accounts()?;
+    let mut identity = folder.identity()?;
+    for node in &options.nodes {
+        identity.own_node(node)?;
+    }
+    folder.keep(&identity)?;
     Ok((Arc::new(folder), program, identity, options.durability))
 }
 

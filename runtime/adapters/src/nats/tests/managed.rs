@@ -4,18 +4,19 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use amphi_ports::Journal as _;
-use amphi_protocol::ids::ShardId;
+use amphi_protocol::ids::{NodeId, ShardId};
+use async_nats::Client;
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 
 use super::super::managed::{
-    DataLock, Durability, LockError, ManagedError, ManagedServer, ServerState, end_leftover, find_server, process_start_time,
+    AdmitError, DataLock, Durability, LockError, ManagedError, ManagedServer, ServerState, end_leftover, find_server, process_start_time,
 };
 use super::{DEADLINE, Fixture, kill_9, options, tools};
-use crate::nats::{JetStreamJournal, check_server, connect, with_credentials};
+use crate::nats::{JetStreamJournal, NatsAgentMail, check_server, connect, with_credentials};
 
 #[tokio::test]
 async fn a_started_server_has_jetstream_and_lets_in_only_its_credentials() {
@@ -159,8 +160,11 @@ async fn a_client_can_neither_write_to_a_journal_nor_change_its_stream() {
     let fixture = Fixture::start().await;
     let journal = JetStreamJournal::open(&fixture.client().await, ShardId(0), 1, true).await.unwrap();
     journal.append(0, Bytes::from_static(b"ours")).await.unwrap();
-    let (user, password) = fixture.server.node_credentials();
-    let node = connect(&with_credentials(&fixture.server.url(), &user, &password), "a node elsewhere").await.unwrap();
+    let far = (NodeId::parse("far-node-1").unwrap(), "x".repeat(40));
+    fixture.server.users().admit(std::slice::from_ref(&far), false).await.unwrap();
+    let far_url = with_credentials(&fixture.server.url(), far.0.as_str(), &far.1);
+    let node = super::super::connect_node(&far_url, "a node elsewhere", far.0.as_str()).await.unwrap();
+    super::eventually(|| check_server(&node)).await;
     let stranger = connect(&fixture.server.url(), "stranger").await.unwrap();
     for client in [&stranger, &node] {
         client.publish("amphi.journal.0", Bytes::from_static(b"garbage")).await.unwrap();
@@ -171,16 +175,85 @@ async fn a_client_can_neither_write_to_a_journal_nor_change_its_stream() {
         check_server(client).await.unwrap();
     }
     assert_eq!(journal.last().await.unwrap(), Some((1, Bytes::from_static(b"ours"))));
-    // Nodes speak to each other, and clients do not take part in that.
+    // A node speaks under its own name, and clients do not take part in that.
     let listener = fixture.client().await;
-    let mut heard = listener.subscribe("amphi.int.>").await.unwrap();
+    let mut heard = listener.subscribe("amphi.int.from.>").await.unwrap();
+    let mut commands = listener.subscribe("amphi.int.node.>").await.unwrap();
     check_server(&listener).await.unwrap();
-    stranger.publish("amphi.int.node.node-1.command", Bytes::from_static(b"garbage")).await.unwrap();
-    check_server(&stranger).await.unwrap();
-    check_server(&node).await.unwrap();
-    node.publish("amphi.int.from.node-1.shard.0.input", Bytes::from_static(b"news")).await.unwrap();
+    for client in [&stranger, &node] {
+        for subject in ["amphi.int.node.node-1.command", "amphi.int.from.node-1.shard.0.input"] {
+            client.publish(subject, Bytes::from_static(b"garbage")).await.unwrap();
+        }
+        check_server(client).await.unwrap();
+    }
+    node.publish("amphi.int.from.far-node-1.shard.0.input", Bytes::from_static(b"news")).await.unwrap();
     assert_eq!(heard.next().await.unwrap().payload, "news");
-    // It may still read, and use its own part of the system.
+    assert!(commands.next().now_or_never().is_none(), "nobody commanded anybody");
+    // It does not even see the journal; its own part of the system it may use.
     stranger.publish("amphi.msg.broadcast", Bytes::from_static(b"{}")).await.unwrap();
-    assert!(JetStreamJournal::exists(&stranger, ShardId(0)).await.unwrap());
+    assert!(!JetStreamJournal::exists(&stranger, ShardId(0)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_node_that_is_shut_out_is_disconnected_at_once_and_others_are_not() {
+    let fixture = Fixture::start().await;
+    let users = fixture.server.users();
+    let nodes = ["a-node-1", "b-node-1"].map(|id| (NodeId::parse(id).unwrap(), "p".repeat(40)));
+    users.admit(&nodes, false).await.unwrap();
+    assert!(matches!(users.admit(&[(nodes[0].0.clone(), "q".repeat(40))], false).await, Err(AdmitError::Taken { .. })));
+    assert!(matches!(users.admit(&[(NodeId::parse("c-node-1").unwrap(), "short".to_owned())], false).await, Err(AdmitError::Taken { .. })));
+    users.admit(&nodes, false).await.expect("who is known is let in again");
+    let url = |(node, password): &(NodeId, String)| with_credentials(&fixture.server.url(), node.as_str(), password);
+    let mut clients = Vec::new();
+    for node in &nodes {
+        clients.push(connect(&url(node), node.0.as_str()).await.unwrap());
+    }
+    let core = fixture.client().await;
+    let connects = |client: &Client| client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(users.revoke(std::slice::from_ref(&nodes[0].0)).unwrap());
+    let began = Instant::now();
+    super::eventually(|| {
+        let gone = clients[0].connection_state() != async_nats::connection::State::Connected;
+        async move { if gone { Ok(()) } else { Err("still connected") } }
+    })
+    .await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(connect(&url(&nodes[0]), "again").await.is_err(), "and does not come back");
+    assert!(matches!(users.admit(&nodes[..1], false).await, Err(AdmitError::Revoked { .. })));
+    assert_eq!((connects(&clients[1]), connects(&core)), (1, 1), "the others did not lose their connections");
+    assert!(!users.revoke(std::slice::from_ref(&nodes[0].0)).unwrap(), "there is nobody left to shut out");
+}
+
+#[tokio::test]
+async fn what_an_earlier_build_kept_in_one_account_is_found_in_two() {
+    let fixture = Fixture::start().await;
+    let core = fixture.client().await;
+    let edge = connect(&fixture.server.edge_url(), "edge").await.unwrap();
+    JetStreamJournal::open(&core, ShardId(0), 1, true).await.unwrap().append(0, Bytes::from_static(b"kept")).await.unwrap();
+    let mail = NatsAgentMail::open(&core, &edge, 1).await.unwrap();
+    drop(mail);
+    edge.publish("amphi.msg.A", Bytes::from_static(b"hello")).await.unwrap();
+    check_server(&edge).await.unwrap();
+    let (data, lock) = (fixture.folder.path().to_owned(), fixture.lock);
+    fixture.server.stop().await;
+    // As an earlier build left it: everything in the global account, and an identity that knows two users.
+    let accounts = data.join("nats/store/jetstream");
+    std::fs::rename(accounts.join("EDGE/streams/AMPHI_MESSAGES"), accounts.join("CORE/streams/AMPHI_MESSAGES")).unwrap();
+    std::fs::remove_dir_all(accounts.join("EDGE")).unwrap();
+    std::fs::rename(accounts.join("CORE"), accounts.join("$G")).unwrap();
+    let identity = data.join("nats/identity.json");
+    let mut known: serde_json::Value = serde_json::from_slice(&std::fs::read(&identity).unwrap()).unwrap();
+    known["user"] = "amphi".into();
+    for later in ["edge_password", "clients", "nodes", "revoked"] {
+        known.as_object_mut().unwrap().remove(later);
+    }
+    std::fs::write(&identity, known.to_string()).unwrap();
+    let server = ManagedServer::start(options(&data), &lock).await.unwrap();
+    assert!(server.url().starts_with("nats://amphi:"), "the URL that clients have goes on working");
+    let journal = JetStreamJournal::open(&connect(&server.core_url(), "core").await.unwrap(), ShardId(0), 1, false).await.unwrap();
+    assert_eq!(journal.last().await.unwrap(), Some((1, Bytes::from_static(b"kept"))));
+    let client = connect(&server.url(), "client").await.unwrap();
+    let stream = async_nats::jetstream::new(client).get_stream("AMPHI_MESSAGES").await.unwrap();
+    assert_eq!(stream.cached_info().state.messages, 1);
+    server.stop().await;
 }

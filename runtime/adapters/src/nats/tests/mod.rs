@@ -55,7 +55,7 @@ impl Fixture {
 }
 
 fn options(data: &Path) -> ManagedOptions {
-    ManagedOptions { data: data.to_owned(), tools: Some(tools()), durability: Durability::Process }
+    ManagedOptions { data: data.to_owned(), tools: Some(tools()), durability: Durability::Process, nodes: Vec::new() }
 }
 
 /// The tool folder of this repository.

@@ -241,7 +241,7 @@ async fn text_that_cannot_be_a_header_or_a_subject_is_an_error_and_no_panic() {
 async fn the_stream_of_agent_messages_can_be_asked_for_again_and_again() {
     let fixture = Fixture::start().await;
     let client = fixture.client().await;
-    NatsAgentMail::open(&client, 1).await.unwrap();
-    NatsAgentMail::open(&client, 1).await.unwrap();
+    NatsAgentMail::open(&client, &client, 1).await.unwrap();
+    NatsAgentMail::open(&client, &client, 1).await.unwrap();
     jetstream::new(client).publish("amphi.msg.Scribe", "x".into()).await.unwrap().await.unwrap();
 }
