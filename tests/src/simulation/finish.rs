@@ -41,6 +41,7 @@ pub(super) fn check(world: &mut World) -> Result<(), Violation> {
     decide_again(world, &live)?;
     world.check_archive()?;
     world.check_recoveries(&live)?;
+    world.check_standby(&live)?;
     check_acknowledged(world, &replayed)?;
     check_waiting(world, &replayed)?;
     verify(world)

@@ -92,7 +92,8 @@ impl World {
         }
         let id = self.id();
         let node = NodeId::parse(&format!("manager-{id}")).expect("the id is valid");
-        let mut seat = match self.restored(node) {
+        let warm = if self.rng.chance(60) { self.standby_stands_up() } else { None };
+        let mut seat = match warm.map_or_else(|| self.restored(node), Ok) {
             Ok(seat) => seat,
             Err(violation) => return self.violated(&violation),
         };

@@ -18,6 +18,7 @@ mod node;
 mod observer;
 mod process;
 mod rng;
+mod standby;
 pub mod sweep;
 mod tally;
 mod upkeep;

@@ -220,6 +220,8 @@ const NAMES: &[(&str, &[&str])] = &[
             "journal.replayed",
             "snapshot.resumed",
             "snapshot.prefix",
+            "standby.leads",
+            "standby.behind_a_trim",
             "recovery.snapshot",
             "recovery.archive",
             "journal.trimmed",

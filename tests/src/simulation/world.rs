@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use amphi_coordination::laws::Violation;
 use amphi_coordination::seat::Appended;
+use amphi_coordination::seat::Seat;
 use amphi_protocol::ids::{AttemptRef, EpicId, Epoch, Timestamp};
 use amphi_protocol::journal::{Input, Outcome as AttemptOutcome};
 use amphi_protocol::node::{Heartbeat, NodeCommand};
@@ -128,6 +129,7 @@ pub(super) struct World {
     /// Who holds the lease: the newest Manager.
     pub lease: u64,
     pub starting: bool,
+    pub standby: Option<Seat>,
     pub nodes: Vec<FakeNode>,
     pub processes: Processes,
     pub clients: Clients,
@@ -156,6 +158,7 @@ impl World {
             scheduled: 0,
             last_arrival: 0,
             journal: FakeJournal::default(),
+            standby: None,
             managers: BTreeMap::new(),
             lease: 0,
             starting: true,
