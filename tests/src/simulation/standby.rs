@@ -42,7 +42,11 @@ impl World {
 
     /// The standby as the next to lead, if there is one that has not fallen behind a trim: it goes on from where it is.
     pub fn standby_stands_up(&mut self) -> Option<Seat> {
-        let seat = self.standby.take().filter(|seat| seat.tail().0 + 1 >= self.journal.first)?;
+        let seat = self.standby.take()?;
+        if seat.tail().0 + 1 < self.journal.first {
+            self.tally.seen("standby.behind_a_trim");
+            return None;
+        }
         self.tally.seen("standby.leads");
         Some(seat)
     }
