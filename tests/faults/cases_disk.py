@@ -11,6 +11,7 @@ from cluster import Cluster
 from fleet import FleetStage
 from loaded import LoadedStage
 from machine import BLKIO, Case
+from servers import Server
 from stage import Stage, need
 
 EXT4_IOC_SHUTDOWN = 0x8004587D
@@ -199,6 +200,48 @@ async def slow_disk(stage):
     stage.said = f"20 writes a second, {elected} elections"
 
 
+# What an operator adds so that the cluster may ask its server how it writes.
+ASKABLE = """accounts {
+  SYS: { users: [{user: sys, password: sys}], exports: [{service: "$SYS.REQ.SERVER.PING.VARZ", response_type: stream}] }
+  TEAM: { jetstream: enabled, users: [{user: core, password: core}], imports: [{service: {account: SYS, subject: "$SYS.REQ.SERVER.PING.VARZ"}}] }
+}
+system_account: SYS
+"""
+
+
+async def foreign_servers(folder):
+    """`durability: power` takes a foreign server only if it says that it syncs each write, or if the operator vouches for it."""
+    said = []
+    for name, sync, extra, env, wanted in (
+        ("silent", "always", "", {}, 2),
+        ("later", '"2m"', ASKABLE, {}, 2),
+        ("always", "always", ASKABLE, {}, 0),
+        ("vouched", '"2m"', "", {"AMPHI_CLUSTER_DURABILITY_CONFIRMED": "true"}, 0),
+        ("process", '"2m"', "", {"AMPHI_CLUSTER_DURABILITY": "process"}, 0),
+    ):
+        server = Server(folder, name, sync, extra=extra)
+        server.start()
+        await server.until_healthy()
+        url = server.url.replace("//", "//core:core@") if extra else server.url
+        (folder / f"up-{name}").mkdir()
+        up = Cluster(folder / f"up-{name}", "--nats", url, env=env)
+        try:
+            up.start()
+            if wanted == 0:
+                await up.until_ready(60)
+                need(await up.stop() == 0, f"{name}: it did not end well")
+            else:
+                code = await up.ended(30)
+                need(code == wanted, f"{name}: `up` ended with {code}, expected {wanted}: {up.log.read_text()[-400:]}")
+                need("durability_confirmed" in up.log.read_text(), f"{name}: it does not say what to do: {up.log.read_text()[-400:]}")
+            said.append(f"{name} {'taken' if wanted == 0 else 'refused'}")
+        finally:
+            if up.up.poll() is None:
+                await up.stop()
+            server.kill()
+    return ", ".join(said)
+
+
 class NodeDisk(FleetStage):
     """A fleet in which one `up` without a seat has its data on a small disk."""
 
@@ -233,6 +276,7 @@ async def node_disk_full(stage):
 
 CASES = [
     Case("22", "power cut of the disk of NATS, everything killed", ("S1", "S13", "L2"), power_cut, OwnDisk, needs=("root", "loop"), alone=True),
+    Case("22b", "`durability: power` on a server that does not sync, or does not say so", ("S1",), foreign_servers, quick=True),
     Case("27", "the disk of NATS full, then with space again", ("S1", "S13", "L2", "L8"), disk_full, ManagedDisk, needs=("root", "loop"), quick=True),
     Case("28", "the disk of a node full", ("S4", "L2", "L8"), node_disk_full, NodeDisk, needs=("root", "loop")),
     Case("29", "a slow disk under NATS", ("S2", "L2"), slow_disk, OwnDisk, needs=("root", "loop", "blkio"), alone=True),

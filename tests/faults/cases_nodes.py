@@ -6,7 +6,7 @@ import time
 
 import guards
 import nodes
-from cases_managers import figures
+from cases_managers import SEATS_AND_WORKERS, figures
 from cluster import alive, until
 from fleet import FleetStage
 from loaded import LoadedStage
@@ -122,6 +122,31 @@ def faulty(folder):
     return nodes.Stage(folder)
 
 
+async def fence_without_manager(stage):
+    """The only node with a seat is stopped; a node without one ends its task with a write lock in time, and no other."""
+    # Deaf to TERM: at the fence there is no time for a grace.
+    held = {"run": f"trap '' TERM; {stage.run(300)}", "locks": {"write": ["res/x"]}}
+    epic, start = await stage.away_from_the_leader(lambda: {"held": held, "plain": {"run": stage.run(200)}}, "held")
+    plain = await stage.event(epic, "task.started", "plain")
+    leader = await stage.leader()
+    began = time.monotonic()
+    stage.stop(leader["pid"])
+    await until("the attempt with a write lock is ended", lambda: not alive(start["data"]["pid"]), nodes.FENCE + 10, 0.05)
+    ended = time.monotonic() - began
+    need(nodes.FENCE - 4 < ended < nodes.GRANT - 1, f"it was ended {ended:.1f} s after the Manager fell silent")
+    need(plain["node"] == leader["id"] or alive(plain["data"]["pid"]), "an attempt without a lock was ended too")
+    stage.said = f"ended after {ended:.1f} s"
+    stage.go_on()
+    await stage.event(epic, "task.started", "held", count=2)
+    await stage.ends(epic)
+    if plain["node"] != leader["id"]:
+        need(len(await stage.events(epic, "task.started", "plain")) == 1, "the plain task was begun again")
+
+
+def seats_and_workers(folder):
+    return FleetStage(folder, SEATS_AND_WORKERS)
+
+
 def guard_case(number, play, laws, **how):
     return Case(number, play.__doc__, laws, play, guards.Stage, **how)
 
@@ -142,10 +167,11 @@ CASES = [
     guard_case("6d", guards.up_killed, ("L6", "S1")),
     guard_case("6e", guards.up_killed_and_started_at_once, ("L6", "S1")),
     guard_case("6f", guards.second_up, ("L6",), settles=False),
-    node_case("9b", nodes.lost_once, ("S9", "L2")),
+    node_case("9b", nodes.lost_once, ("S9", "L2"), settles=False),
     node_case("12", nodes.silent_holder, ("S7", "S8", "S10")),
     node_case("12b", nodes.silent_worker, ("S4", "S12")),
-    node_case("12c", nodes.silent_manager, ("S7", "S8")),
+    node_case("12c", nodes.silent_manager, ("S2", "S7", "L1")),
+    Case("12d", "no Manager answers: what is fenced ends by itself, everything else runs on", ("S7", "S8"), fence_without_manager, seats_and_workers),
     guard_case("13", guards.node_stopped, ("S7", "L6")),
     guard_case("13b", guards.up_stopped, ("L6", "L2")),
     guard_case("13c", guards.node_stopped_and_up_killed, ("L6",)),

@@ -131,8 +131,7 @@ async def up_killed_and_started_at_once(stage):
 async def up_stopped(stage):
     """SIGSTOP of `up`: work goes on without it; after SIGCONT a kill -9 of the node is healed as ever"""
     stage.stop(stage.up)
-    other = {"version": 1, "name": "other", "tasks": {"one": {"run": "true"}}}
-    epic = (await stage.client.ask("epic.submit", {"document": other}))["epic"]
+    epic = await stage.submit({"one": {"run": "true"}})
     for _ in range(100):
         state = (await stage.client.ask("epic.get", {"epic": epic}))["state"]
         if state == "succeeded":

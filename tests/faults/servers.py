@@ -43,7 +43,7 @@ def free_ports(count):
 class Server:
     """One nats-server with JetStream."""
 
-    def __init__(self, folder, name="alone", sync="always", store=None, routes=None, route_port=None, advertise=None, ports=None):
+    def __init__(self, folder, name="alone", sync="always", store=None, routes=None, route_port=None, ports=None, extra=""):
         self.folder, self.name = Path(folder), name
         self.port, self.monitor = ports or free_ports(2)
         self.store = Path(store) if store else self.folder / f"{name}-store"
@@ -54,10 +54,9 @@ class Server:
         text = f'server_name: "{name}"\nlisten: "127.0.0.1:{self.port}"\nhttp: "127.0.0.1:{self.monitor}"\nmax_payload: 8MB\nmax_pending: 64MB\n'
         text += f'jetstream {{ store_dir: "{self.store}", sync_interval: {sync}, limits {{ default_max_consumers: 10000, max_ack_pending: 10000 }} }}\n'
         if routes is not None:
-            own = f', cluster_advertise: "{advertise}"' if advertise else ""
             listed = ", ".join(f'"nats://{route}"' for route in routes)
-            text += f'cluster {{ name: "faults", listen: "127.0.0.1:{route_port}", no_advertise: true{own}, routes: [{listed}] }}\n'
-        self.config.write_text(text)
+            text += f'cluster {{ name: "faults", listen: "127.0.0.1:{route_port}", no_advertise: true, routes: [{listed}] }}\n'
+        self.config.write_text(text + extra)
 
     @property
     def url(self):

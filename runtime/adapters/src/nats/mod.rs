@@ -16,6 +16,7 @@ use async_nats::jetstream;
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 
 mod bus;
+mod durability;
 mod events;
 mod journal;
 mod lease;
@@ -29,6 +30,7 @@ pub mod remembered;
 mod replicas;
 
 pub use bus::NatsBus;
+pub use durability::{Synced, synced};
 pub use events::NatsEventStream;
 pub use journal::JetStreamJournal;
 pub use lease::NatsLease;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use amphi_adapters::nats::{Synced, synced};
 use amphi_protocol::ids::ShardId;
 use amphi_protocol::subjects;
 use async_nats::jetstream;
@@ -29,7 +30,7 @@ pub async fn look(global: &Global, data: &Path) -> Vec<Finding> {
     let url = find_url(global).map_or_else(|_| "the server".to_owned(), |(url, origin)| format!("{} (from {origin})", redacted(&url)));
     let mut findings = vec![Finding::ok("cluster", format!("{url}, nats-server {}", server.version)), payload(&client)];
     findings.push(jetstream_account(&client).await);
-    findings.push(durability(global, data));
+    findings.push(durability(global, data, &client).await);
     findings.push(streams(&client).await);
     findings.push(leader(&client).await);
     findings.push(clock(&client).await);
@@ -57,19 +58,27 @@ async fn jetstream_account(client: &Client) -> Finding {
     }
 }
 
-/// Whether an acknowledged write survives a power loss. Only the managed server's own configuration tells.
-fn durability(global: &Global, data: &Path) -> Finding {
-    let foreign = || {
-        Finding::warn(
-            "durability",
-            "a foreign server; its sync_interval cannot be asked",
-            "set sync_interval: always there, and durability_confirmed: true here",
-        )
+/// Whether an acknowledged write survives a power loss: by the managed server's own configuration, or as a foreign server tells.
+async fn durability(global: &Global, data: &Path, client: &Client) -> Finding {
+    let found = find_url(global);
+    let named = found.as_ref().is_ok_and(|(_, origin)| matches!(&**origin, "--nats" | "--context" | "AMPHI_NATS_URL"));
+    let text = std::fs::read_to_string(data.join("nats/server.conf")).ok().filter(|_| !named);
+    let Some(text) = text else {
+        let url = found.map_or_else(|_| String::new(), |(url, _)| url);
+        return match synced(client.nats(), &url).await {
+            Synced::Always => Finding::ok("durability", "power: a foreign server with sync_interval: always"),
+            Synced::Managed => Finding::ok("durability", "the managed server of another `amphi up`, which says so itself"),
+            Synced::Later => {
+                let advice = "a power loss may lose acknowledged work; set sync_interval: always there";
+                Finding::warn("durability", "process: a foreign server that syncs its writes later", advice)
+            }
+            Synced::Unknown => Finding::warn(
+                "durability",
+                "a foreign server; its sync_interval cannot be asked",
+                "set sync_interval: always there, and durability_confirmed: true here",
+            ),
+        };
     };
-    if find_url(global).is_ok_and(|(_, origin)| matches!(&*origin, "--nats" | "--context" | "AMPHI_NATS_URL")) {
-        return foreign();
-    }
-    let Ok(text) = std::fs::read_to_string(data.join("nats/server.conf")) else { return foreign() };
     let interval = text.lines().find_map(|line| {
         let (key, value) = line.trim().split_once([':', '='])?;
         (key.trim().trim_matches('"') == "sync_interval").then(|| value.trim().trim_matches(['"', ',', ' ']).to_owned())

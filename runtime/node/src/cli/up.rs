@@ -81,6 +81,7 @@ pub async fn up(global: &Global, args: UpArgs) -> Result<u8, Failure> {
             amphi_config::Durability::Power => Durability::Power,
             amphi_config::Durability::Process => Durability::Process,
         },
+        durability_confirmed: team.cluster.durability_confirmed,
         ..Default::default()
     };
     Ok(crate::up::run(options).await)

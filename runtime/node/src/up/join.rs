@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use amphi_adapters::nats::managed::accounts::CORE_ACCOUNT;
+use amphi_adapters::nats::{Synced, synced};
 use amphi_protocol::api::{ApiError, ErrorBody};
 use amphi_protocol::ids::{NodeId, ShardId};
 use amphi_protocol::subjects;
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::logins::Applicant;
-use super::{EXIT_UNREACHABLE, Refusal};
+use super::{EXIT_UNREACHABLE, EXIT_USAGE, Refusal};
 
 /// How long a cluster whose Manager is starting again is waited for.
 const MANAGER_PATIENCE: Duration = Duration::from_secs(20);
@@ -77,6 +78,25 @@ async fn account(client: &Client) -> Option<String> {
     let answer = tokio::time::timeout(ANSWER_WITHIN, client.request("$SYS.REQ.USER.INFO", "".into())).await.ok()?.ok()?;
     let answer: Value = serde_json::from_slice(&answer.payload).ok()?;
     answer["data"]["account"].as_str().map(str::to_owned)
+}
+
+/// Refuses a foreign server that may lose acknowledged work with the power, where `durability: power` promises that none is lost.
+pub(super) async fn survives_power_loss(client: &Client, url: &str) -> Result<(), Refusal> {
+    let found = match synced(client, url).await {
+        Synced::Always | Synced::Managed => return Ok(()),
+        Synced::Later => {
+            "that NATS server does not sync its writes (`sync_interval` is not `always`), so a loss of power may lose accepted work"
+        }
+        Synced::Unknown => "whether that NATS server syncs its writes cannot be seen, so a loss of power may lose accepted work",
+    };
+    Err(Refusal::new(
+        EXIT_USAGE,
+        format!(
+            "{found}\n\
+             set `jetstream {{ sync_interval: always }}` there and open its monitoring port 8222 or `$SYS.REQ.SERVER.PING.VARZ` to this user; \
+             or vouch for it with `cluster.durability_confirmed: true`; or take less with `cluster.durability: process`"
+        ),
+    ))
 }
 
 /// What came back.

@@ -90,6 +90,8 @@ pub struct UpOptions {
     pub no_restart: bool,
     /// What an acknowledged write survives, for the managed server.
     pub durability: Durability,
+    /// The operator vouches for a foreign server.
+    pub durability_confirmed: bool,
     /// Folder with `bin/nats-server`, looked at first.
     pub tools: Option<PathBuf>,
     /// The program that is run as `<program> node --spec -`; default: this one.
@@ -112,6 +114,7 @@ impl Default for UpOptions {
             no_manager: false,
             no_restart: false,
             durability: Durability::default(),
+            durability_confirmed: false,
             tools: None,
             program: None,
         }
@@ -265,6 +268,9 @@ impl Nats {
         if let Some(edge) = &options.nats_edge {
             let clients = connect(edge, "amphi-up").await.map_err(|e| unreachable(&e))?;
             check_server(&clients).await.map_err(|e| unreachable(&e))?;
+            if !options.no_manager {
+                durable(options, &client, url).await?;
+            }
             return Ok(Self { url: url.to_owned(), logins: same(url, Some(edge)), seat: !options.no_manager, managed: None });
         }
         let applicants = nodes.iter().map(|node| Applicant::new(node, &options.data.join(node.as_str()))).collect::<io::Result<Vec<_>>>();
@@ -274,7 +280,11 @@ impl Nats {
             true => applicants.iter().map(|applicant| (applicant.node.clone(), applicant.login(url))).collect(),
             false => same(url, None),
         };
-        Ok(Self { url: url.to_owned(), logins, seat: admission.seat && !options.no_manager, managed: None })
+        let seat = admission.seat && !options.no_manager;
+        if seat {
+            durable(options, &client, url).await?;
+        }
+        Ok(Self { url: url.to_owned(), logins, seat, managed: None })
     }
 
     fn pid(&self) -> Option<u32> {
@@ -299,6 +309,14 @@ impl Nats {
             }
         }
     }
+}
+
+/// Who may lead accepts work, and must not say `accepted` to what a loss of power may take back.
+async fn durable(options: &UpOptions, client: &async_nats::Client, url: &str) -> Result<(), Refusal> {
+    if options.durability == Durability::Power && !options.durability_confirmed {
+        return join::survives_power_loss(client, url).await;
+    }
+    Ok(())
 }
 
 fn start_nodes(options: &UpOptions, nodes: Vec<NodeId>, nats: &Nats) -> Result<Cluster, Refusal> {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::super::remembered::write_durably;
 use super::accounts::{Accounts, CORE_ACCOUNT, CORE_USER, EDGE_ACCOUNT, EDGE_USER, Login, NodeLogin};
 use super::lock::create_private_folder;
-use super::{Durability, ManagedError, file_error};
+use super::{Durability, ManagedError, NAME_BYTES, NAME_PREFIX, file_error};
 
 /// Bytes of the log's end that an error shows.
 const LOG_TAIL_BYTES: u64 = 600;
@@ -201,7 +201,7 @@ impl Folder {
             }
             None => {
                 let mut identity = Identity {
-                    server_name: format!("amphi-{}", random_hex(8)?),
+                    server_name: format!("{NAME_PREFIX}{}", random_hex(NAME_BYTES)?),
                     port: 0,
                     monitor_port: 0,
                     user: Access::Admin.as_str().to_owned(),

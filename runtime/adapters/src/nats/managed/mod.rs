@@ -49,6 +49,16 @@ pub enum Durability {
     Process,
 }
 
+/// The name of a managed server: this and so many random bytes in hex.
+const NAME_PREFIX: &str = "amphi-";
+const NAME_BYTES: usize = 8;
+
+/// Whether a server has the name of a managed one, so that another `amphi up` knows one when it joins.
+pub(super) fn has_managed_name(name: &str) -> bool {
+    let random = name.strip_prefix(NAME_PREFIX);
+    random.is_some_and(|random| random.len() == 2 * NAME_BYTES && random.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 /// How to run the server.
 #[derive(Debug, Clone)]
 pub struct ManagedOptions {
