@@ -88,6 +88,11 @@ pub const NODE_USERS: &str = "amphi.int.up.users";
 /// Where nodes with a seat say how many shards the cluster has.
 pub const SHARD_COUNT: &str = "amphi.int.shard.count";
 
+/// Where nodes that remember a shard's journal say so; nobody listening means that no living node does.
+pub fn journal_memory(shard: ShardId) -> String {
+    format!("amphi.int.shard.{shard}.memory")
+}
+
 /// Requests of the public API that another node's gateway passes on to the leader of a shard.
 pub fn passed_on(shard: ShardId) -> String {
     format!("amphi.int.shard.{shard}.api")

@@ -60,6 +60,8 @@ impl ManagerState {
         let Booted { seat, events } = booted?;
         self.unpublished.keep(events);
         let after = seat.tail().0;
+        // Nobody may have led for long: what went by counts by the wall clock.
+        self.time = Time::from(seat.state().now.max(self.arguments.clock.now()));
         self.seat = Some(seat);
         let arguments = &self.arguments;
         let follow = follow(arguments.journal.clone(), arguments.objects.clone(), after, myself.clone());
@@ -78,6 +80,8 @@ impl ManagerState {
             return Ok(());
         }
         self.unpublished.keep(seat.follow(sequence, &bytes, &record)?);
+        // The leader's time, and from here on our own monotonic clock: what this machine's wall clock says does not matter any more.
+        self.time = Time::from(seat.state().now);
         let index = seat.state().index.0;
         self.arguments.memory.remember(self.arguments.shard, index, seat.tail().1);
         Ok(())
@@ -93,7 +97,6 @@ impl ManagerState {
     pub(super) fn caught_up(&mut self) {
         self.reading = None;
         let Some(seat) = self.seat.as_mut().filter(|seat| !seat.is_leading() && seat.is_settled()) else { return };
-        self.time = Time::from(seat.state().now.max(self.arguments.clock.now()));
         seat.lead();
     }
 }

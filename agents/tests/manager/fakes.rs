@@ -329,7 +329,7 @@ impl ObjectStore for Objects {
     }
 }
 
-struct NoWorld;
+pub struct NoWorld;
 
 impl EventStream for NoWorld {
     fn last_seq(&self, _shard: ShardId) -> BoxFuture<'_, Result<u64, StoreError>> {
@@ -400,6 +400,11 @@ impl Memory {
     /// As if this had been remembered last.
     pub fn set(&self, index: u64, hash: String) {
         *self.0.lock().unwrap() = Some((index, hash));
+    }
+
+    /// What is remembered.
+    pub fn newest(&self) -> Option<(u64, String)> {
+        self.0.lock().unwrap().clone()
     }
 
     /// As if the journal had been longer once.

@@ -14,7 +14,7 @@ use amphi_agents::manager::{Manager, ManagerArguments};
 use amphi_agents::{AgentRegistry, BusLeaderLink, Desk, DeskArguments, DeskHandle, DeskSettings, Inboxes, Jobs, ManagerHandle};
 use amphi_config::{RoleFiles, TeamConfig};
 use amphi_coordination::liveness::Periods;
-use amphi_ports::MessageBus;
+use amphi_ports::{MessageBus, TailMemory as _};
 use amphi_protocol::ids::{Incarnation, NodeId, ShardId};
 use amphi_protocol::journal::AgentInfo;
 use amphi_protocol::subjects;
@@ -39,6 +39,9 @@ const LINK_TIMEOUT: Duration = Duration::from_secs(5);
 const FENCE_BEYOND_LEASE: Duration = Duration::from_secs(10);
 /// Their locks are granted so long after that.
 const GRANT_BEYOND_FENCE: Duration = Duration::from_secs(5);
+
+/// How often a new node looks whether it remembers something.
+const MEMORY_PERIOD: Duration = Duration::from_secs(1);
 
 /// A planted tree.
 pub struct Tree {
@@ -130,7 +133,12 @@ impl Planting<'_> {
         if let Some(seats) = &self.world.seats {
             for (branch, seat) in branches.iter().filter_map(|branch| Some((branch, seats.get(&branch.shard)?))) {
                 children.push(self.seat(branch, seat));
-                children.extend([self.inputs_door(branch), self.heartbeats_door(branch), self.deaths_door(branch)]);
+                children.extend([
+                    self.inputs_door(branch),
+                    self.heartbeats_door(branch),
+                    self.deaths_door(branch),
+                    self.memory_door(branch),
+                ]);
             }
             // The gateway asks the Managers in its own process, or passes on to where they lead.
             children.push(self.gateway(branches, seats));
@@ -274,6 +282,34 @@ impl Planting<'_> {
                 let (bus, manager) = (bus.clone(), manager.clone());
                 Box::pin(async move {
                     serve_deaths(bus, shard, manager).await;
+                    "the subscription ended".to_owned()
+                })
+            }),
+        )
+    }
+
+    /// Says to new nodes that there was a journal.
+    fn memory_door(&self, branch: &Branch) -> ChildSpec {
+        let (bus, shard, memory) = (self.world.bus.clone(), branch.shard, self.world.memory.clone());
+        service(
+            self.node().as_str(),
+            &in_shard("memory", shard),
+            Arc::new(move || {
+                let (bus, memory) = (bus.clone(), memory.clone());
+                Box::pin(async move {
+                    // Without a memory there is nothing to say, and nobody is there: who asks is told so at once.
+                    while !matches!(memory.recall(shard), Ok(Some(_))) {
+                        tokio::time::sleep(MEMORY_PERIOD).await;
+                    }
+                    let mut asked = match bus.subscribe(subjects::journal_memory(shard)).await {
+                        Ok(asked) => asked,
+                        Err(error) => return error.to_string(),
+                    };
+                    while let Some(message) = asked.next().await {
+                        let Some(reply) = message.reply else { continue };
+                        // Who gets no answer hears one of the others.
+                        let _lost = bus.publish(reply, BTreeMap::new(), Default::default()).await;
+                    }
                     "the subscription ended".to_owned()
                 })
             }),

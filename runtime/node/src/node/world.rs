@@ -27,6 +27,9 @@ use crate::up::NodeSpec;
 
 /// How long a node tries to reach NATS and its streams at the start; after that `up` starts it again.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
+/// How long neighbours may take to say that they remember a journal.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
 /// What only a node that may lead needs, of one shard.
 pub struct Seat {
     pub journal: Arc<dyn Journal>,
@@ -178,9 +181,12 @@ impl World {
     ) -> anyhow::Result<BTreeMap<ShardId, Seat>> {
         let mut seats = BTreeMap::new();
         for &shard in shards {
-            // An emptied server must not look like a new cluster to a node that is new itself.
-            let remembered =
-                memory.recall(shard).context("this node's memory of the journal")?.is_some() || spec.remembered.contains(&shard);
+            // An emptied server must not look like a new cluster to a node that is new itself: its neighbours are asked.
+            let remembered = memory.recall(shard).context("this node's memory of the journal")?.is_some()
+                || spec.remembered.contains(&shard)
+                || tokio::time::timeout(ANSWER_WITHIN, client.request(subjects::journal_memory(shard), Bytes::new()))
+                    .await
+                    .is_ok_and(|answer| answer.is_ok());
             let journal = until("the journal", || JetStreamJournal::open(client, shard, replicas, !remembered)).await;
             let lease = until("the Manager's lease", || NatsLease::open(client, shard, replicas)).await;
             let events = Arc::new(NatsEventStream::new(edge, replicas));
