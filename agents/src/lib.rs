@@ -16,7 +16,7 @@ pub mod registry;
 pub mod role;
 pub mod specialist;
 
-pub use desk::{Desk, DeskArguments, DeskHandle, DeskMessage, DeskSettings, DeskSnapshot, Uptime};
+pub use desk::{Desk, DeskArguments, DeskHandle, DeskLedger, DeskMessage, DeskSettings, DeskSnapshot, Uptime};
 pub use inboxes::Inboxes;
 pub use jobs::Jobs;
 pub use link::{BusLeaderLink, LeaderLink, LeaderReply, LinkError, Verdict};

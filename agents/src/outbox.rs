@@ -269,6 +269,7 @@ pub(crate) fn attempt(input: &Input) -> Option<&AttemptRef> {
         | Input::CancelTask { .. }
         | Input::AssignTask { .. }
         | Input::RetryTask { .. }
+        | Input::AckIncident { .. }
         | Input::ResolveIncident { .. }
         | Input::Hold { .. }
         | Input::AcquireLock { .. }

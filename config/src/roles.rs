@@ -49,6 +49,7 @@ const BUILT_IN_TOOLS: &[&str] = &[
     "panic",
     "hang",
     "http.check",
+    "http.post",
     "http.wait",
     "message.send",
     "file.write",

@@ -68,6 +68,7 @@ fn the_six_roles_of_s4_ship_with_their_skills() {
         "git.commit",
         "git.tag",
         "http.check",
+        "http.post",
         "http.wait",
         "message.send",
         "noop",

@@ -128,8 +128,18 @@ event_types! {
     /// A resource was written and tasks listed under its `on_change` run again; data: `resource`, `task` that wrote, `runs` opened now
     /// (`task`, `run`), `later` (tasks that are under way).
     ResourceChanged = "resource.changed",
+    /// A tool is about to bring something about outside; data: `effect`, `key`, `tool`, `token`, `about`.
+    EffectIntended = "effect.intended",
+    /// It happened; data: `effect`, `key`, `outputs`, or `resolved_by` if a person said so.
+    EffectDone = "effect.done",
+    /// It certainly did not happen; data: `effect`, `key`, `why` or `resolved_by`.
+    EffectNotDone = "effect.not_done",
+    /// Nobody knows whether it happened; data: `effect`, `key`, `why`.
+    EffectUnknown = "effect.unknown",
     /// A question for a person; data: `incident`, `kind`, `summary`.
     IncidentOpened = "incident.opened",
+    /// Somebody has seen it and looks after it; data: `incident`, `note`, `by`.
+    IncidentAcked = "incident.acked",
     /// The answer; data: `incident`, `resolution`, `by`.
     IncidentResolved = "incident.resolved",
     /// An agent is there; data: `role`.

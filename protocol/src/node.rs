@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::document::{OutputType, Work, Workspace};
 use crate::ids::{AgentId, AttemptRef, Epoch, Incarnation, NodeId, RoleName, Token};
-use crate::journal::Artifact;
+use crate::journal::{Artifact, KnownEffect};
 
 /// Manager to node. A node refuses what is not for its present life or comes from an older epoch than it has seen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,6 +90,9 @@ pub struct Job {
     /// What the instances that it needs left (`t` or `t[i]`); appears under `$AMPHI_INPUTS/<instance>/`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, Vec<Artifact>>,
+    /// What the effect ledger knows of this run: what earlier attempts brought about, or may have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub effects: BTreeMap<String, KnownEffect>,
     /// The task outside that it is about, as the document has it (`bd:ved-9d0`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,

@@ -328,7 +328,7 @@ pub struct IncidentList {
 pub struct IncidentView {
     /// Its id.
     pub incident: String,
-    /// `open` or `resolved`.
+    /// `open`, `acked` or `resolved`.
     pub state: String,
     /// `unknown_outcome`, `undo_failed`.
     pub kind: String,
@@ -340,6 +340,15 @@ pub struct IncidentView {
     pub opened_at: String,
     /// A line for people.
     pub summary: String,
+    /// Who has seen it and looks after it.
+    #[serde(default)]
+    pub acked_by: Option<String>,
+    /// When they said so.
+    #[serde(default)]
+    pub acked_at: Option<String>,
+    /// What they said.
+    #[serde(default)]
+    pub note: Option<String>,
     /// `succeeded`, `failed`, `not_started`.
     pub resolution: Option<String>,
     /// Who said so.

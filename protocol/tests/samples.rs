@@ -68,9 +68,10 @@ variants!(input, Input:
     ResumeEpic = "resume_epic", RetryEpic = "retry_epic", SkipTask = "skip_task", CancelTask = "cancel_task", AssignTask = "assign_task", RetryTask = "retry_task",
     ResolveIncident = "resolve_incident", Join = "join", LoseNode = "lose_node", Agent = "agent", Staff = "staff", Attempt = "attempt",
     Silent = "silent", Tick = "tick", Upkeep = "upkeep", Hold = "hold", Signal = "signal", AcquireLock = "acquire_lock",
-    RenewLock = "renew_lock", ReleaseLock = "release_lock",
+    AckIncident = "ack_incident", RenewLock = "renew_lock", ReleaseLock = "release_lock",
 );
-variants!(news, AttemptNews: Claim = "claim", Started = "started", Progress = "progress", Ended = "ended");
+variants!(news, AttemptNews: Claim = "claim", Started = "started", Progress = "progress", Ended = "ended",
+    Intend = "intend", Effect = "effect");
 variants!(decision, Decision:
     EpochStarted = "epoch_started", EpicAccepted = "epic_accepted", EpicStopping = "epic_stopping", EpicCancelling = "epic_cancelling",
     EpicEnded = "epic_ended", ConditionDecided = "condition_decided", UndoStarted = "undo_started", EpicPaused = "epic_paused",
@@ -82,7 +83,7 @@ variants!(decision, Decision:
     IncidentResolved = "incident_resolved", NodeJoined = "node_joined", NodeLost = "node_lost", AgentChanged = "agent_changed", SnapshotTaken = "snapshot_taken",
     SegmentArchived = "segment_archived", EpicRetired = "epic_retired", HistoryOver = "history_over", StaffChanged = "staff_changed",
     Held = "held", GraceEnded = "grace_ended", TaskPinned = "task_pinned", PinsDropped = "pins_dropped",
-    LockAsked = "lock_asked", LockGranted = "lock_granted", LockRenewed = "lock_renewed", LockReleased = "lock_released",
+    IncidentAcked = "incident_acked", EffectIntended = "effect_intended", EffectEnded = "effect_ended", LockAsked = "lock_asked", LockGranted = "lock_granted", LockRenewed = "lock_renewed", LockReleased = "lock_released",
     LockExpired = "lock_expired", LockAskEnded = "lock_ask_ended",
 );
 variants!(order, Order: Assign = "Assign", Go = "Go", Cancel = "Cancel", RestartAgent = "RestartAgent", JoinAgain = "JoinAgain");

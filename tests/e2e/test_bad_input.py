@@ -17,7 +17,7 @@ SEED = int(os.environ.get("AMPHI_E2E_SEED", "20261121"))
 VERBS = """
 epic.submit epic.get epic.list epic.cancel epic.events epic.verify epic.validate epic.plan epic.export task.get task.list task.retry task.cancel
 task.why task.logs queue.list lock.list lock.acquire lock.renew lock.release agent.list agent.get agent.restart node.list node.get role.list tree.get incident.list incident.get
-incident.resolve
+incident.ack incident.resolve
 """.split()
 DOCUMENTS = ("epic.submit", "epic.validate", "epic.plan")
 

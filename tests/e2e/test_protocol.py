@@ -9,7 +9,7 @@ EPIC_KEYS = {"epic", "name", "project", "priority", "state", "inputs", "submitte
 ENDPOINTS = """
 epic.submit epic.get epic.list epic.cancel epic.events epic.verify epic.validate epic.plan epic.export task.get task.list task.retry task.cancel
 task.why task.logs queue.list lock.list lock.acquire lock.renew lock.release agent.list agent.get agent.restart node.list node.get role.list tree.get incident.list incident.get
-incident.resolve
+incident.ack incident.resolve
 """.split()
 LAWS = [f"S{n}" for n in range(1, 20)] + [f"L{n}" for n in range(1, 9)]
 

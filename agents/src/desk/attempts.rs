@@ -11,6 +11,7 @@ use amphi_protocol::node::{Assignment, Job, NodeAnswer, NodeCommand, Order};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::effects::Intending;
 use super::{DeskMessage, DeskState};
 use crate::jobs::JobReport;
 use crate::registry::AgentEntry;
@@ -22,7 +23,7 @@ const ERROR_BYTES_MAX: usize = 4096;
 /// An attempt that the node has.
 pub(super) struct Held {
     pub(super) agent: AgentId,
-    token: Token,
+    pub(super) token: Token,
     task: String,
     job: Arc<Job>,
     pub(super) phase: Phase,
@@ -34,6 +35,8 @@ pub(super) struct Held {
     started: bool,
     /// Somebody ends it.
     pub(super) ending: Option<Ending>,
+    /// Its tool waits for the word that its intent is on record.
+    pub(super) intending: Option<Intending>,
 }
 
 /// How far an attempt is.
@@ -120,6 +123,7 @@ impl DeskState {
             hurry: CancellationToken::new(),
             started: false,
             ending: None,
+            intending: None,
         };
         self.held.insert(attempt.clone(), held);
         self.occupy(&agent, &attempt);
@@ -214,6 +218,7 @@ impl DeskState {
             return;
         }
         held.ending = Some(ending);
+        held.intending = None;
         self.arguments.jobs.cancel(attempt);
         entry.send(SpecialistMessage::Cancel { attempt: attempt.clone() });
         self.later(self.arguments.settings.cancel_heard, DeskMessage::CancelOverdue { attempt: attempt.clone() });
@@ -269,7 +274,7 @@ impl DeskState {
         self.report(&attempt, token, AttemptNews::Ended(end_of(Outcome::NotStarted, why)));
     }
 
-    fn report(&self, attempt: &AttemptRef, token: Token, what: AttemptNews) {
+    pub(super) fn report(&self, attempt: &AttemptRef, token: Token, what: AttemptNews) {
         let (node, incarnation) = (self.arguments.node.clone(), self.arguments.incarnation);
         self.outbox.push(Input::Attempt(AttemptReport { node, incarnation, attempt: attempt.clone(), token, what }));
     }

@@ -9,6 +9,7 @@
 
 mod agents;
 mod attempts;
+mod effects;
 mod fence;
 mod memory;
 mod staff;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use amphi_ports::MessageBus;
 use amphi_protocol::ids::{AgentId, AttemptRef, Epoch, Incarnation, NodeId, RoleName, ShardId};
-use amphi_protocol::journal::{AgentInfo, AgentLife, StaffCause};
+use amphi_protocol::journal::{AgentInfo, AgentLife, EffectEnd, EffectIntent, StaffCause};
 use amphi_protocol::node::{HeartbeatAnswer, NodeAnswer, NodeCommand};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
 use tokio::sync::mpsc;
@@ -34,6 +35,7 @@ use crate::registry::AgentRegistry;
 
 use agents::AgentSlot;
 use attempts::Held;
+pub use effects::DeskLedger;
 pub use fence::Uptime;
 use memory::Recent;
 use staff::Leaving;
@@ -134,6 +136,24 @@ pub enum DeskMessage {
         attempt: AttemptRef,
         /// The news.
         report: JobReport,
+    },
+    /// A tool is about to bring something about outside.
+    Intend {
+        /// Its attempt.
+        attempt: AttemptRef,
+        /// What.
+        intent: EffectIntent,
+        /// Hears `true` when it is on record; dropped if the attempt is over.
+        reply: RpcReplyPort<bool>,
+    },
+    /// What became of that.
+    EffectEnded {
+        /// Its attempt.
+        attempt: AttemptRef,
+        /// The effect.
+        effect: String,
+        /// What became of it.
+        end: EffectEnd,
     },
     /// An agent that is busy was given another attempt.
     Declined {
@@ -427,6 +447,8 @@ impl Actor for Desk {
                 let _ = reply.send(answer);
             }
             DeskMessage::Job { attempt, report } => state.job(&attempt, report),
+            DeskMessage::Intend { attempt, intent, reply } => state.intend(&attempt, intent, reply),
+            DeskMessage::EffectEnded { attempt, effect, end } => state.effect_ended(&attempt, effect, end),
             DeskMessage::Declined { attempt } => state.declined(&attempt),
             DeskMessage::CancelHeard { attempt } => state.cancel_heard(&attempt),
             DeskMessage::Pong { agent, actor } => state.pong(&agent, actor),

@@ -159,6 +159,11 @@ impl DeskState {
                     self.later(JOIN_PAUSE, DeskMessage::JoinDue);
                 }
                 (Input::Attempt(report), Verdict::Accepted) if report.what == AttemptNews::Claim => self.go(&report.attempt),
+                (Input::Attempt(report), Verdict::Accepted) if matches!(report.what, AttemptNews::Intend(_)) => {
+                    if let AttemptNews::Intend(intent) = &report.what {
+                        self.intended(&report.attempt, &intent.effect);
+                    }
+                }
                 (Input::Staff(report), verdict) => self.leave_settled(&report, &verdict),
                 // What was sent twice says nothing when it is refused: the go comes by itself, and other reports follow.
                 (Input::Attempt(report), Verdict::Refused(code)) if !doubtful => self.refused(&report.attempt, &code),

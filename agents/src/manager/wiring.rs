@@ -111,6 +111,7 @@ fn speaker(input: &Input) -> Option<&NodeId> {
         | Input::CancelTask { .. }
         | Input::AssignTask { .. }
         | Input::RetryTask { .. }
+        | Input::AckIncident { .. }
         | Input::ResolveIncident { .. }
         | Input::Hold { .. }
         | Input::AcquireLock { .. }

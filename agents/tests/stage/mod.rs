@@ -493,6 +493,7 @@ impl Stage {
 
     pub fn order_with(&self, i: u32, agent: usize, tool: &str, with: Value, needs_claim: bool) -> Order {
         let job = Job {
+            effects: BTreeMap::new(),
             work: Work::Tool { tool: tool.to_owned(), with },
             workspace: Workspace::None,
             workdir: None,

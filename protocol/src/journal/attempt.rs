@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::effect::{EffectEnd, EffectIntent};
 use crate::ids::{AttemptRef, Incarnation, NodeId, Timestamp, Token};
 
 /// A node's word about an attempt. Reports of former lives and of ended attempts are dropped and counted.
@@ -42,6 +43,15 @@ pub enum AttemptNews {
         /// A line for people.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
+    },
+    /// It is about to bring something about outside, and does so only when this is on record.
+    Intend(EffectIntent),
+    /// What became of that.
+    Effect {
+        /// The effect's name in the run.
+        effect: String,
+        /// What became of it.
+        end: EffectEnd,
     },
     /// It is over, and every process of it is dead.
     Ended(AttemptEnd),

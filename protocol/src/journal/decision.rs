@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, AttemptRef, CommitIndex, EpicId, Epoch, Incarnation, IncidentId, NodeId, Resource, SubmitKey, Timestamp, Token};
 use crate::journal::{
-    AgentInfo, AgentLife, AskEnd, AttemptEnd, CancelCause, ChildEnd, Duty, Next, NodeInfo, OutsideLock, Post, Resolution, SegmentRef,
-    SnapshotRef, SpecRef, StaffCause, WaitEnd,
+    AgentInfo, AgentLife, AskEnd, AttemptEnd, CancelCause, ChildEnd, Duty, EffectEnd, EffectIntent, Next, NodeInfo, OutsideLock, Post,
+    Resolution, SegmentRef, SnapshotRef, SpecRef, StaffCause, WaitEnd,
 };
 
 /// What the Manager decided. Each decision changes the state by itself; some have effects after their commit.
@@ -161,6 +161,26 @@ pub enum Decision {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
+    /// An effect outside is about to be brought about: on record before it happens.
+    EffectIntended {
+        /// The attempt that does it.
+        attempt: AttemptRef,
+        /// Its token.
+        token: Token,
+        /// What.
+        intent: EffectIntent,
+    },
+    /// What became of an effect, said by the attempt that did it, or by a later one that asked.
+    EffectEnded {
+        /// The attempt that says so.
+        attempt: AttemptRef,
+        /// Its token.
+        token: Token,
+        /// The effect's name in the run.
+        effect: String,
+        /// What became of it.
+        end: EffectEnd,
+    },
     /// The attempt is to be ended by its node.
     AttemptCancelling {
         /// The attempt.
@@ -272,6 +292,16 @@ pub enum Decision {
         /// What is asked.
         #[serde(default, skip_serializing_if = "IncidentKind::is_unknown_outcome")]
         kind: IncidentKind,
+    },
+    /// A person has seen it and looks after it.
+    IncidentAcked {
+        /// Its id.
+        incident: IncidentId,
+        /// What they say.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        note: String,
+        /// Who.
+        by: String,
     },
     /// The answer.
     IncidentResolved {

@@ -8,6 +8,7 @@ mod admission;
 mod attempt;
 mod decision;
 pub mod duty;
+pub mod effect;
 pub mod held;
 pub mod outside;
 pub mod upkeep;
@@ -23,6 +24,7 @@ pub use admission::Admission;
 pub use attempt::{Artifact, AttemptEnd, AttemptNews, AttemptReport, CancelCause, Next, Outcome};
 pub use decision::{Decision, EpicEnd, IncidentKind};
 pub use duty::{Duty, Hold, Post};
+pub use effect::{EffectEnd, EffectIntent, KnownEffect};
 pub use held::{ChildEnd, WaitEnd};
 pub use outside::{AskEnd, LockName, OutsideLock};
 pub use upkeep::{Retiring, SegmentRef, SnapshotRef, Upkeep};
@@ -224,6 +226,16 @@ pub enum Input {
         /// Its instances.
         instances: Vec<u32>,
         /// Who asked.
+        by: String,
+    },
+    /// A person has seen an incident and looks after it.
+    AckIncident {
+        /// The incident.
+        incident: IncidentId,
+        /// What they say, for people.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        note: String,
+        /// Who.
         by: String,
     },
     /// A person says how an unknown outcome is to be read.

@@ -5,6 +5,7 @@
 
 mod admission;
 mod assign;
+mod effects;
 mod hold;
 mod inputs;
 mod outside;
@@ -113,6 +114,14 @@ impl Deciding<'_> {
         let number = self.state.incidents_opened + 1;
         let incident = IncidentId::parse(&format!("inc-{}-{number}", self.state.shard)).expect("digits and dashes are an incident id");
         let summary = match kind {
+            IncidentKind::UnknownOutcome if instance.has_open_effect() => {
+                let open = instance.effects.iter().filter(|(_, effect)| effect.is_open()).map(|(name, _)| name.as_str());
+                let (names, key) = (open.collect::<Vec<_>>().join(", "), epic.key_of_run(attempt.i));
+                format!(
+                    "{what} of {} was bringing something about ({names}, key {key}), and nobody knows whether it happened",
+                    attempt.epic
+                )
+            }
             IncidentKind::UnknownOutcome => {
                 format!("{what} of {} may have run before its agent was lost, and must not be started twice", attempt.epic)
             }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::backlog::{Rank, Turn};
+use crate::effects::Effect;
 use crate::fleet::Demand;
 use crate::locks::ResourceKey;
 
@@ -181,6 +182,9 @@ pub struct Instance {
     pub triggered: bool,
     /// What is remembered of the last end.
     pub record: Option<Box<InstanceRecord>>,
+    /// What the run brings about outside, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub effects: BTreeMap<String, Effect>,
 }
 
 /// Who has the next attempt.
@@ -461,7 +465,7 @@ impl Epic {
     /// True if the start of instance `i` must be on record before it happens.
     pub fn needs_claim(&self, i: u32) -> bool {
         let task = self.spec_of(i);
-        task.retry.is_once() || !task.locks.write.is_empty()
+        task.retry.is_once() || !task.locks.write.is_empty() || self.is_ledger_work(i)
     }
 
     /// True if nothing runs, nothing can run, and a person must say something.

@@ -105,6 +105,9 @@ impl State {
             Decision::IncidentOpened { incident, attempt, summary, kind } => {
                 self.incident_opened(incident, attempt, (summary, *kind), sink);
             }
+            Decision::IncidentAcked { incident, note, by } => self.incident_acked(incident, note, by, sink),
+            Decision::EffectIntended { attempt, token, intent } => self.effect_intended(attempt, *token, intent, sink),
+            Decision::EffectEnded { attempt, effect, end, .. } => self.effect_ended(attempt, effect, end, sink),
             Decision::IncidentResolved { incident, resolution, by } => self.incident_resolved(incident, *resolution, by, sink),
             Decision::NodeJoined(info) => self.node_joined(info, sink),
             Decision::NodeLost { node, incarnation, cause } => {
@@ -280,6 +283,7 @@ impl State {
             self.timers.remove(&Timer { at: deadline, epic: at.epic.clone(), i: at.i, kind: TimerKind::Timeout });
         }
         let locks = self.epics[&at.epic].locks(at.i);
+        self.effects_cut_off(at, sink);
         // The outcome is told while the instance still shows its agent, the locks after it.
         self.outcome_event(at, &attempt, end, next, sink);
         for (key, mode) in &locks {
@@ -443,7 +447,7 @@ impl State {
         // An undo belongs to the stop or the cancel: neither cuts it short.
         let stopping = !instance.undo && epic.stopping && !task.condition.outlives_failure();
         let is_cancelled = !instance.undo && epic.status == EpicStatus::Cancelling;
-        retry::next(&retry::Ended {
+        let next = retry::next(&retry::Ended {
             policy: &task.retry,
             outcome: end.outcome,
             phase: attempt.phase,
@@ -453,7 +457,8 @@ impl State {
             unstarted,
             now: self.now,
             seed: attempt.token.0,
-        })
+        });
+        self.with_effects(at, next)
     }
 
     /// The attempts of a node that are open.

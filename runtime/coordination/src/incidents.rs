@@ -6,7 +6,7 @@ use amphi_protocol::journal::{IncidentKind, Resolution};
 
 use crate::epic::{Instance, InstanceEnd, InstanceState};
 use crate::sink::{EventSink, data};
-use crate::state::{Incident, State};
+use crate::state::{Acked, Incident, State};
 use crate::undo::UndoEnd;
 
 impl State {
@@ -17,7 +17,7 @@ impl State {
         (summary, kind): (&str, IncidentKind),
         sink: &mut EventSink,
     ) {
-        let opened = Incident { attempt: at.clone(), summary: summary.to_owned(), opened_at: self.now, kind, resolved: None };
+        let opened = Incident { attempt: at.clone(), summary: summary.to_owned(), opened_at: self.now, kind, resolved: None, acked: None };
         self.incidents.insert(incident.clone(), opened);
         self.incidents_opened += 1;
         if kind == IncidentKind::UnknownOutcome {
@@ -28,6 +28,15 @@ impl State {
         }
         let about = data! { "incident": incident, "kind": kind.as_str(), "summary": summary };
         self.instance_event(sink, EventType::IncidentOpened, (&at.epic, at.i), about);
+    }
+
+    pub(crate) fn incident_acked(&mut self, incident: &IncidentId, note: &str, by: &str, sink: &mut EventSink) {
+        let now = self.now;
+        let entry = self.incidents.get_mut(incident).expect("a decision names an open incident");
+        entry.acked = Some(Acked { by: by.to_owned(), at: now, note: note.to_owned() });
+        let at = entry.attempt.clone();
+        let about = data! { "incident": incident, "note": note, "by": by };
+        self.instance_event(sink, EventType::IncidentAcked, (&at.epic, at.i), about);
     }
 
     pub(crate) fn incident_resolved(&mut self, incident: &IncidentId, resolution: Resolution, by: &str, sink: &mut EventSink) {
@@ -46,6 +55,7 @@ impl State {
     fn outcome_said(&mut self, at: &AttemptRef, resolution: Resolution, by: &str, sink: &mut EventSink) {
         let who = (&at.epic, at.i);
         let undo = self.epics[&at.epic].instances[at.i as usize].undo;
+        self.effects_resolved(who, resolution, by, sink);
         match resolution {
             Resolution::Succeeded if undo => {
                 self.instance_event(sink, EventType::TaskUndone, who, data! { "resolved_by": by });

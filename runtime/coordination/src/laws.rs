@@ -6,6 +6,7 @@
 //! Start at [`check`] (one state) and [`check_growth`] (two states, one after the other).
 
 mod children;
+mod effects;
 mod fleet;
 mod graph;
 mod history;
@@ -69,6 +70,7 @@ pub fn check(state: &State) -> Result<(), Violation> {
     for epic in state.epics.values() {
         graph::check_epic(epic)?;
         undo::check(epic)?;
+        effects::check(state, epic)?;
     }
     for ((project, key), (epic, _)) in &state.keys {
         let known = state.epics.get(epic).is_some_and(|epic| epic.spec.project == *project)

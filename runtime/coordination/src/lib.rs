@@ -11,6 +11,7 @@ mod changes;
 mod children;
 mod conditions;
 mod decide;
+mod effects;
 mod epic;
 mod evolve;
 mod fleet;
@@ -38,6 +39,7 @@ mod waits;
 
 pub use backlog::Turn;
 pub use decide::Refusal;
+pub use effects::Effect;
 pub use epic::{Attempt, AttemptPhase, Epic, EpicStatus, Instance, InstanceEnd, InstanceState, Nested, Parent, TaskEnd, TaskProgress};
 pub use fleet::{Agent, AgentState, Node};
 pub use history::{History, Retired, put_away};

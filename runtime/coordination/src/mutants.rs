@@ -18,11 +18,13 @@ pub enum Mutant {
     Overlap = 6,
     /// A lock held from outside is renewed and released under any token.
     OutsideToken = 7,
+    /// An effect is brought about whatever the ledger says of it.
+    EffectOnce = 8,
 }
 
 impl Mutant {
     /// All of them with the names that `make mutants` uses.
-    pub const ALL: [(Self, &'static str); 7] = [
+    pub const ALL: [(Self, &'static str); 8] = [
         (Self::CompareAndSet, "compare-and-set"),
         (Self::EpochCheck, "epoch-check"),
         (Self::TokenCheck, "token-check"),
@@ -30,6 +32,7 @@ impl Mutant {
         (Self::ReleaseWithEnd, "release-with-the-end"),
         (Self::Overlap, "overlap"),
         (Self::OutsideToken, "outside-token"),
+        (Self::EffectOnce, "effect-once"),
     ];
 }
 

@@ -99,6 +99,20 @@ pub struct Incident {
     pub kind: IncidentKind,
     /// The answer.
     pub resolved: Option<(Resolution, String)>,
+    /// Who looks after it.
+    #[serde(default)]
+    pub acked: Option<Acked>,
+}
+
+/// A person's word that they look after an incident.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Acked {
+    /// Who.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// What they said.
+    pub note: String,
 }
 
 /// What follows from the last decisions and has not been decided yet. Empty between inputs.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use amphi_protocol::document::{LockMode, TOOL_SKILL_PREFIX};
-use amphi_protocol::ids::{AttemptRef, EpicId, Timestamp};
+use amphi_protocol::ids::{AttemptRef, EpicId, IncidentId, Timestamp};
 use amphi_protocol::journal::{Duty, EpicEnd};
 use amphi_protocol::view::{
     AgentList, AgentView, DrainView, DrainWait, EpicView, HolderView, IncidentList, IncidentView, LockList, LockView, NodeList, NodeView,
@@ -231,6 +231,11 @@ impl State {
         Some(DrainView { until: until.to_rfc3339(), waits_for: waits_for.collect() })
     }
 
+    /// What an incident is about.
+    pub fn incident_attempt(&self, id: &IncidentId) -> Option<&AttemptRef> {
+        self.incidents.get(id).map(|incident| &incident.attempt)
+    }
+
     /// All incidents, open ones first.
     pub fn incident_list(&self) -> IncidentList {
         let mut incidents: Vec<IncidentView> = self
@@ -238,12 +243,20 @@ impl State {
             .iter()
             .map(|(id, incident)| IncidentView {
                 incident: id.to_string(),
-                state: if incident.resolved.is_some() { "resolved" } else { "open" }.to_owned(),
+                state: match (&incident.resolved, &incident.acked) {
+                    (Some(_), _) => "resolved",
+                    (None, Some(_)) => "acked",
+                    (None, None) => "open",
+                }
+                .to_owned(),
                 kind: incident.kind.as_str().to_owned(),
                 epic: incident.attempt.epic.to_string(),
                 task: self.epics[&incident.attempt.epic].key(incident.attempt.i),
                 opened_at: incident.opened_at.to_rfc3339(),
                 summary: incident.summary.clone(),
+                acked_by: incident.acked.as_ref().map(|acked| acked.by.clone()),
+                acked_at: incident.acked.as_ref().map(|acked| acked.at.to_rfc3339()),
+                note: incident.acked.as_ref().map(|acked| acked.note.clone()).filter(|note| !note.is_empty()),
                 resolution: incident
                     .resolved
                     .as_ref()
@@ -251,7 +264,8 @@ impl State {
                 resolved_by: incident.resolved.as_ref().map(|(_, by)| by.clone()),
             })
             .collect();
-        incidents.sort_by(|a, b| a.state.cmp(&b.state).then(a.opened_at.cmp(&b.opened_at)));
+        let place = |incident: &IncidentView| ["open", "acked", "resolved"].iter().position(|state| *state == incident.state);
+        incidents.sort_by(|a, b| place(a).cmp(&place(b)).then(a.opened_at.cmp(&b.opened_at)));
         IncidentList { incidents }
     }
 

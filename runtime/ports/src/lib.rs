@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use amphi_protocol::event::Event;
 use amphi_protocol::ids::{AttemptRef, NodeId, RoleName, ShardId, Timestamp, Token};
-use amphi_protocol::journal::AttemptEnd;
+use amphi_protocol::journal::{AttemptEnd, EffectEnd, EffectIntent};
 use amphi_protocol::message::{AgentMessage, Letter};
 use amphi_protocol::node::Job;
 use bytes::Bytes;
@@ -230,6 +230,16 @@ pub enum BusError {
 pub trait Clock: Send + Sync + 'static {
     /// Wall time.
     fn now(&self) -> Timestamp;
+}
+
+/// What tools bring about outside, on record before and after.
+pub trait EffectLedger: Send + Sync + 'static {
+    /// Puts an intent on record. True: it is there under this attempt, just now, and the effect may be brought about. False: the attempt
+    /// is over, or the effect is not open.
+    fn intend<'a>(&'a self, attempt: &'a AttemptRef, intent: EffectIntent) -> BoxFuture<'a, bool>;
+
+    /// Says what became of it. Kept by the node until it is on record, before the end of the attempt.
+    fn ended(&self, attempt: &AttemptRef, effect: &str, end: EffectEnd);
 }
 
 /// Runs jobs of one kind. One engine serves all agents of a node.

@@ -9,6 +9,7 @@ use amphi_protocol::journal::{IncidentKind, Input, Record, RecordError};
 
 use crate::chain::Chain;
 use crate::cluster::{Cluster, InstanceKey};
+use crate::effects::Effects;
 use crate::export::{ExportLine, LineFault};
 use crate::locks::LockTable;
 use crate::model::{EpicModel, Stage};
@@ -96,6 +97,7 @@ pub struct Checker {
     pub(crate) cluster: Cluster,
     pub(crate) locks: LockTable,
     pub(crate) outside: Outside,
+    pub(crate) effects: Effects,
     pub(crate) epics: Vec<EpicModel>,
     /// `None` for an epic whose graph has a cycle: nothing else can be said about it.
     pub(crate) positions: BTreeMap<EpicId, Option<usize>>,

@@ -58,6 +58,12 @@ impl Checker {
             Decision::Claimed { attempt } => self.on_open(attempt, excused, |checker, key| checker.claim(key, excused))?,
             Decision::Started { attempt, .. } => self.on_open(attempt, excused, |checker, key| checker.start(key, excused))?,
             Decision::Progressed { attempt, .. } => self.on_open(attempt, excused, |_, _| {})?,
+            Decision::EffectIntended { attempt, token, intent } => {
+                self.on_open(attempt, excused, |checker, key| checker.intend(key, *token, intent))?;
+            }
+            Decision::EffectEnded { attempt, token, effect, end } => {
+                self.on_open(attempt, excused, |checker, key| checker.end_effect(key, *token, effect, end))?;
+            }
             Decision::AttemptCancelling { attempt, cause } => self.on_open(attempt, excused, |checker, key| checker.cancel(key, *cause))?,
             Decision::AttemptEnded { attempt, token, end, next } => {
                 let reported =
@@ -96,6 +102,10 @@ impl Checker {
                     self.incidents.insert(incident.clone(), (key, *kind));
                     self.untold.retain(|untold| *untold != key || *kind != IncidentKind::UndoFailed);
                 }
+            }
+            Decision::IncidentAcked { incident, .. } => {
+                let is_open = self.incidents.contains_key(incident);
+                self.findings.check(Law::S13, &[], is_open);
             }
             Decision::IncidentResolved { incident, resolution, .. } => match self.incidents.remove(incident) {
                 Some((key, IncidentKind::UnknownOutcome)) => self.resolve(key, *resolution),
@@ -283,7 +293,7 @@ impl Checker {
         let id = self.epics[key.0].id.clone();
         let Some(open) = self.open(key.0, key.1) else { return };
         let (expected, had_locks, started, began) = (open.token, !open.locks.is_empty(), open.started, open.began);
-        let draining = open.draining;
+        let (draining, run) = (open.draining, open.run);
         self.findings.check(Law::S8, &[&id], token == expected);
         let of_itself = matches!(end.outcome, Outcome::Succeeded | Outcome::Exit | Outcome::Output | Outcome::Resource);
         self.findings.check(Law::S13, &[&id], reported || !of_itself);
@@ -295,6 +305,7 @@ impl Checker {
             self.count_begin(key);
         }
         self.give_back(key);
+        self.leave_effects(key, run, (matches!(next, Next::Retry { .. }), matches!(next, Next::Succeeded | Next::Failed)));
         let epic = &mut self.epics[key.0];
         let undo = epic.instances[key.1 as usize].undo;
         let over = !undo && (epic.cancelling || (epic.stopping && !epic.task_of(key.1).condition.outlives_failure()));
@@ -403,9 +414,12 @@ impl Checker {
             self.findings.check(Law::S5, &[&epic.id], unsure);
             return;
         }
+        let undo = instance.undo;
+        self.resolve_effects(key, resolution);
+        let instance = &mut self.epics[key.0].instances[key.1 as usize];
         match resolution {
-            Resolution::Succeeded if instance.undo => self.end_undo(key, How::Undone, false),
-            Resolution::Failed if instance.undo => self.end_undo(key, How::Succeeded, false),
+            Resolution::Succeeded if undo => self.end_undo(key, How::Undone, false),
+            Resolution::Failed if undo => self.end_undo(key, How::Succeeded, false),
             Resolution::Succeeded => self.settle(key, How::Succeeded),
             Resolution::Failed => self.settle(key, How::Failed),
             // A person's word that it never began outweighs the record of its start.

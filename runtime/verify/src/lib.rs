@@ -15,6 +15,7 @@ mod checker;
 mod children;
 mod cluster;
 mod decisions;
+mod effects;
 mod export;
 mod grants;
 mod locks;

@@ -42,6 +42,7 @@ impl Checker {
             | Input::CancelTask { .. }
             | Input::AssignTask { .. }
             | Input::RetryTask { .. }
+            | Input::AckIncident { .. }
             | Input::ResolveIncident { .. }
             | Input::LoseNode { .. }
             | Input::Silent { .. }

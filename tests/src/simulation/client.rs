@@ -226,6 +226,15 @@ impl World {
     fn person_answers(&mut self) {
         let answers = if self.faults { self.rng.chance(40) } else { self.persons_answer };
         let Some(incident) = self.open_incident().filter(|_| answers) else { return };
+        if self.rng.chance(30) {
+            return self.request(Purpose::Other, Input::AckIncident { incident, note: "looking".to_owned(), by: "person".to_owned() });
+        }
+        // A person looks at what really happened; only then do they say anything about an effect outside.
+        let about = self.leader().and_then(|leader| leader.seat.state().incident_attempt(&incident).cloned());
+        if let Some(done) = about.and_then(|at| self.observer.happened(&at)) {
+            let resolution = if done { Resolution::Succeeded } else { *self.rng.pick(&[Resolution::Failed, Resolution::NotStarted]) };
+            return self.request(Purpose::Other, Input::ResolveIncident { incident, resolution, by: "person".to_owned() });
+        }
         let resolution = *self.rng.pick(&[Resolution::Succeeded, Resolution::Failed, Resolution::NotStarted]);
         self.request(Purpose::Other, Input::ResolveIncident { incident, resolution, by: "person".to_owned() });
     }
@@ -260,7 +269,7 @@ impl World {
         let leader = self.leader()?;
         let incidents = leader.seat.state().incident_list().incidents;
         let open: Vec<String> =
-            incidents.into_iter().filter(|incident| incident.state == "open").map(|incident| incident.incident).collect();
+            incidents.into_iter().filter(|incident| incident.state != "resolved").map(|incident| incident.incident).collect();
         if open.is_empty() { None } else { IncidentId::parse(self.rng.pick::<String>(&open)).ok() }
     }
 

@@ -155,6 +155,7 @@ fn work(rng: &mut Rng, project: &ProjectId, level: u32) -> Work {
         }
         0 => Work::Wait(WaitFor::Duration { ms: rng.between(1, 900) }),
         1 => Work::Wait(WaitFor::Event { subject: (*rng.pick(&["go.*", "go.a", "go.>", "never.b"])).to_owned() }),
+        4..7 => Work::Tool { tool: "http.post".to_owned(), with: json!({ "askable": rng.chance(60) }) },
         _ => Work::Tool { tool: "noop".to_owned(), with: json!({}) },
     }
 }

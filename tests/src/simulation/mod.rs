@@ -9,6 +9,7 @@
 //! Start at [`run`].
 
 mod client;
+mod effects;
 mod epics;
 mod fault;
 mod finish;

@@ -11,6 +11,7 @@ use amphi_protocol::ids::{AgentId, AttemptRef, Epoch, Incarnation, NodeId, RoleN
 use amphi_protocol::journal::{AgentInfo, AgentLife, AgentReport, AttemptEnd, AttemptNews, AttemptReport, Input, NodeInfo, Outcome};
 use amphi_protocol::node::{Assignment, Heartbeat, NodeCommand, Order};
 
+use super::effects::Outward;
 use super::epics::ROLES;
 use super::process::KILL_MS_MAX;
 use super::rng::Rng;
@@ -56,6 +57,7 @@ struct Held {
     phase: Phase,
     started: bool,
     ending: Option<Ending>,
+    effect: Option<Outward>,
 }
 
 #[derive(Debug)]
@@ -158,6 +160,11 @@ impl FakeNode {
             && self.held.is_empty()
             && self.outbox.is_empty()
             && self.slots.iter().all(|slot| slot.gone || slot.life == AgentLife::Up)
+    }
+
+    /// What an attempt that it holds brings about outside.
+    pub fn effect_of(&self, attempt: &AttemptRef) -> Option<Outward> {
+        self.held.get(attempt)?.effect.clone()
     }
 
     pub fn agents(&self) -> usize {
@@ -311,6 +318,7 @@ impl World {
 
     fn assign(&mut self, node: usize, assignment: &Assignment) {
         let Assignment { attempt, agent, token, needs_claim, .. } = assignment;
+        let effect = Outward::of(assignment);
         let (now, life) = (self.time, self.nodes[node].life);
         let it = &mut self.nodes[node];
         if it.held.contains_key(attempt) {
@@ -328,7 +336,7 @@ impl World {
         let Some(agent) = free else { return self.refuse(node, attempt, *token) };
         it.slots[agent].attempt = Some(attempt.clone());
         let phase = if *needs_claim { Phase::Claiming { since: now } } else { Phase::Given };
-        it.held.insert(attempt.clone(), Held { agent, token: *token, fenced: *needs_claim, phase, started: false, ending: None });
+        it.held.insert(attempt.clone(), Held { agent, token: *token, fenced: *needs_claim, phase, started: false, ending: None, effect });
         if *needs_claim {
             self.report(node, attempt, *token, AttemptNews::Claim);
             self.after(CLAIM_MS, Event::ClaimOverdue { node, life, attempt: attempt.clone() });
@@ -552,6 +560,7 @@ impl World {
                 }
             }
             Input::Attempt(report) if report.what == AttemptNews::Claim && !refused => self.go(node, &report.attempt),
+            Input::Attempt(report) if matches!(report.what, AttemptNews::Intend(_)) && !refused => self.may_act(node, &report.attempt),
             // Refused because it is busy, it stays; taken, or known already, it has left.
             Input::Staff(report) if verdict != Verdict::Refused("state.conflict") => {
                 for slot in self.nodes[node].slots.iter_mut().filter(|slot| report.removed.contains(&slot.info.agent)) {

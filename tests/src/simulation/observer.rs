@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use amphi_coordination::laws::Violation;
-use amphi_protocol::document::{EpicSpec, LockMode, Plan, TaskSpec, Workspace};
+use amphi_protocol::document::{EpicSpec, LockMode, Plan, TaskSpec, Work, Workspace};
 use amphi_protocol::event::Event;
 use amphi_protocol::ids::{AttemptRef, EpicId, Epoch, EventSeq, Incarnation, IncidentId, NodeId, OwnerName, Token};
-use amphi_protocol::journal::{AttemptNews, Decision, Input, LockName, Outcome, OutsideLock, Record, Resolution};
+use amphi_protocol::journal::effect::is_ledger_tool;
+use amphi_protocol::journal::{AttemptNews, Decision, EffectEnd, Input, LockName, Outcome, OutsideLock, Record, Resolution};
 
 /// An attempt as the journal has it.
 #[derive(Debug)]
@@ -40,6 +41,9 @@ pub(super) struct Observer {
     started: BTreeSet<AttemptRef>,
     runs: BTreeMap<(EpicId, u32, u32), u32>,
     running: BTreeMap<u32, Running>,
+    /// What was brought about outside, by the key of its run: how often, and whether it was intended before by the journal.
+    effects: BTreeMap<(EpicId, u32, u32), u32>,
+    intended: BTreeSet<AttemptRef>,
     /// What owners outside hold by the journal, by name and owner, and how.
     outside: BTreeMap<(String, OwnerName), LockMode>,
     epoch: Epoch,
@@ -118,6 +122,16 @@ impl Observer {
                 let fenced = self.needs_claim(attempt);
                 self.hold("S7", !(lives && (reported || fenced)), || format!("{attempt} ended at {now} ms and its process lives"));
             }
+            Decision::EffectIntended { attempt, .. } => _ = self.intended.insert(attempt.clone()),
+            Decision::EffectEnded { attempt, end, .. } => {
+                let times = self.times(attempt);
+                let right = match end {
+                    EffectEnd::Done { .. } => times == 1,
+                    EffectEnd::NotDone { .. } => times == 0,
+                    EffectEnd::Unknown { .. } => true,
+                };
+                self.hold("S9", right, || format!("{attempt} is on record as {end:?} outside, which happened {times} times"));
+            }
             Decision::LockGranted { lock, .. } => self.outside_begins(lock, now),
             Decision::LockReleased { lock, .. } | Decision::LockExpired { lock, .. } => {
                 let held = self.outside.remove(&(name_of(&lock.name), lock.owner.clone())).is_some();
@@ -125,6 +139,27 @@ impl Observer {
             }
             _ => {}
         }
+    }
+
+    fn times(&self, attempt: &AttemptRef) -> u32 {
+        self.effects.get(&(attempt.epic.clone(), attempt.i, attempt.run)).copied().unwrap_or_default()
+    }
+
+    /// Something is really brought about outside.
+    pub fn acts(&mut self, attempt: &AttemptRef, now: u64) {
+        let intended = self.intended.contains(attempt);
+        self.hold("S9", intended, || format!("{attempt} acts outside at {now} ms, and that it was about to is not on record"));
+        let times = self.effects.entry((attempt.epic.clone(), attempt.i, attempt.run)).or_default();
+        *times += 1;
+        let times = *times;
+        self.hold("S9", times == 1, || format!("{attempt} brings its effect about for the {times}. time, at {now} ms"));
+    }
+
+    /// Whether the effect of a run happened; `None` if it was never about to.
+    pub fn happened(&self, attempt: &AttemptRef) -> Option<bool> {
+        let same = |other: &&AttemptRef| (&other.epic, other.i, other.run) == (&attempt.epic, attempt.i, attempt.run);
+        self.intended.iter().find(same)?;
+        Some(self.times(attempt) > 0)
     }
 
     /// S7: nobody runs beside an owner outside who excludes it, and no other owner holds it.
@@ -161,7 +196,8 @@ impl Observer {
     }
 
     fn needs_claim(&self, attempt: &AttemptRef) -> bool {
-        self.task(attempt).is_some_and(|task| task.retry.is_once() || !task.locks.write.is_empty())
+        let outside = |task: &TaskSpec| matches!(&task.work, Work::Tool { tool, .. } if is_ledger_tool(tool));
+        self.task(attempt).is_some_and(|task| task.retry.is_once() || !task.locks.write.is_empty() || outside(task))
     }
 
     /// A process really begins.

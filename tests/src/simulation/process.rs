@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use amphi_protocol::ids::{AttemptRef, Incarnation, Token};
-use amphi_protocol::journal::{AttemptNews, Outcome};
+use amphi_protocol::journal::{AttemptNews, KnownEffect, Outcome};
 
+use super::effects::Outward;
 use super::world::{Cause, Event, World};
 
 /// Longest time from the order to die to the last process's death.
@@ -18,12 +19,18 @@ pub(super) struct Process {
     pub token: Token,
     /// It does something, or is stuck.
     pub moves: bool,
+    /// What it brings about outside, if anything.
+    pub effect: Option<Outward>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Processes(BTreeMap<u32, Process>);
 
 impl Processes {
+    pub fn get(&self, pid: u32) -> Option<&Process> {
+        self.0.get(&pid)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -49,6 +56,8 @@ impl World {
         let (life, incarnation) = (self.nodes[node].life, Incarnation(self.nodes[node].life));
         self.observer.start(pid, attempt, (&self.nodes[node].id, incarnation), token, self.time);
         self.noticed();
+        let effect = self.nodes[node].effect_of(attempt);
+        let mut intends = false;
         let hangs = self.faults && self.rng.chance(6);
         if hangs {
             self.tally.fault("agent.hang");
@@ -60,14 +69,27 @@ impl World {
                 94..98 => Outcome::Resource,
                 _ => Outcome::AgentLost,
             };
+            let outcome = if effect.is_some() { Outcome::Succeeded } else { outcome };
             let longest = if self.rng.chance(80) { 400 } else { 2_000 };
             let duration = self.rng.between(5, longest);
-            self.after(duration, Event::ProcessEnds { pid, cause: Cause::Itself(outcome) });
+            match effect.as_ref().map(|effect| &effect.known) {
+                // What an earlier attempt brought about is not brought about again.
+                Some(Some(KnownEffect::Done { .. })) => {
+                    self.tally.seen("effect.known");
+                    self.after(duration, Event::ProcessEnds { pid, cause: Cause::Itself(outcome) });
+                }
+                Some(Some(KnownEffect::Unknown)) => self.after(duration, Event::ProcessAsks { pid }),
+                Some(None) => intends = true,
+                None => self.after(duration, Event::ProcessEnds { pid, cause: Cause::Itself(outcome) }),
+            }
             if self.rng.chance(20) {
                 self.after(duration / 2, Event::ProcessSpeaks { pid });
             }
         }
-        self.processes.0.insert(pid, Process { attempt: attempt.clone(), node, life, token, moves: !hangs });
+        self.processes.0.insert(pid, Process { attempt: attempt.clone(), node, life, token, moves: !hangs, effect });
+        if intends {
+            self.process_intends(pid);
+        }
         pid
     }
 

@@ -7,7 +7,7 @@ use amphi_coordination::laws::Violation;
 use amphi_coordination::seat::Appended;
 use amphi_coordination::seat::Seat;
 use amphi_protocol::ids::{AttemptRef, EpicId, Epoch, Timestamp};
-use amphi_protocol::journal::{Input, Outcome as AttemptOutcome};
+use amphi_protocol::journal::{EffectEnd, Input, Outcome as AttemptOutcome};
 use amphi_protocol::node::{Heartbeat, NodeCommand};
 
 use super::client::Clients;
@@ -80,33 +80,133 @@ pub(super) enum Cause {
 
 #[derive(Debug, Clone)]
 pub(super) enum Event {
-    AppendArrives { manager: u64, request: u64, expected: u64, bytes: Rc<Vec<u8>>, answered: bool, late: bool },
-    Appended { manager: u64, request: u64, result: Appended },
-    AppendTimedOut { manager: u64, request: u64 },
-    ReadArrives { manager: u64 },
-    LastRead { manager: u64, last: Option<(u64, Rc<Vec<u8>>)> },
+    AppendArrives {
+        manager: u64,
+        request: u64,
+        expected: u64,
+        bytes: Rc<Vec<u8>>,
+        answered: bool,
+        late: bool,
+    },
+    Appended {
+        manager: u64,
+        request: u64,
+        result: Appended,
+    },
+    AppendTimedOut {
+        manager: u64,
+        request: u64,
+    },
+    ReadArrives {
+        manager: u64,
+    },
+    LastRead {
+        manager: u64,
+        last: Option<(u64, Rc<Vec<u8>>)>,
+    },
     ManagerStarts,
-    ChoreDone { manager: u64, chore: Chore },
-    Acts { manager: u64 },
-    Pumps { manager: u64 },
-    Ticks { manager: u64 },
-    Request { from: Sender, inputs: Rc<Vec<Input>> },
-    Handles { manager: u64, from: Sender, inputs: Rc<Vec<Input>> },
-    Replied { to: Sender, reply: Reply },
-    RequestTimedOut { node: usize, life: u64, request: u64 },
-    Command { node: usize, command: Rc<NodeCommand> },
-    Heartbeat { node: usize, sent_at: u64, heartbeat: Rc<Heartbeat> },
-    HeartbeatAcked { node: usize, life: u64, sent_at: u64, epoch: Epoch },
-    NodeStarts { node: usize },
-    NodeTicks { node: usize, life: u64 },
-    Sends { node: usize, life: u64 },
-    JobStarts { node: usize, life: u64, attempt: AttemptRef },
-    ClaimOverdue { node: usize, life: u64, attempt: AttemptRef },
-    ProcessEnds { pid: u32, cause: Cause },
-    ProcessSpeaks { pid: u32 },
-    Hears { node: usize, life: u64, attempt: AttemptRef, cause: Cause },
-    AgentUp { node: usize, life: u64, agent: usize },
-    JoinDue { node: usize, life: u64 },
+    ChoreDone {
+        manager: u64,
+        chore: Chore,
+    },
+    Acts {
+        manager: u64,
+    },
+    Pumps {
+        manager: u64,
+    },
+    Ticks {
+        manager: u64,
+    },
+    Request {
+        from: Sender,
+        inputs: Rc<Vec<Input>>,
+    },
+    Handles {
+        manager: u64,
+        from: Sender,
+        inputs: Rc<Vec<Input>>,
+    },
+    Replied {
+        to: Sender,
+        reply: Reply,
+    },
+    RequestTimedOut {
+        node: usize,
+        life: u64,
+        request: u64,
+    },
+    Command {
+        node: usize,
+        command: Rc<NodeCommand>,
+    },
+    Heartbeat {
+        node: usize,
+        sent_at: u64,
+        heartbeat: Rc<Heartbeat>,
+    },
+    HeartbeatAcked {
+        node: usize,
+        life: u64,
+        sent_at: u64,
+        epoch: Epoch,
+    },
+    NodeStarts {
+        node: usize,
+    },
+    NodeTicks {
+        node: usize,
+        life: u64,
+    },
+    Sends {
+        node: usize,
+        life: u64,
+    },
+    JobStarts {
+        node: usize,
+        life: u64,
+        attempt: AttemptRef,
+    },
+    ClaimOverdue {
+        node: usize,
+        life: u64,
+        attempt: AttemptRef,
+    },
+    ProcessEnds {
+        pid: u32,
+        cause: Cause,
+    },
+    ProcessSpeaks {
+        pid: u32,
+    },
+    /// It asks whoever is concerned whether its effect has happened.
+    ProcessAsks {
+        pid: u32,
+    },
+    /// It brings its effect about.
+    ProcessActs {
+        pid: u32,
+    },
+    /// It says what became of it.
+    ProcessTells {
+        pid: u32,
+        end: EffectEnd,
+    },
+    Hears {
+        node: usize,
+        life: u64,
+        attempt: AttemptRef,
+        cause: Cause,
+    },
+    AgentUp {
+        node: usize,
+        life: u64,
+        agent: usize,
+    },
+    JoinDue {
+        node: usize,
+        life: u64,
+    },
     ClientActs,
     Fault,
 }
@@ -256,6 +356,9 @@ impl World {
             Event::NodeStarts { node } => self.node_starts(node),
             Event::ProcessEnds { pid, cause } => self.process_ends(pid, cause),
             Event::ProcessSpeaks { pid } => self.process_speaks(pid),
+            Event::ProcessAsks { pid } => self.process_asks(pid),
+            Event::ProcessActs { pid } => self.process_acts(pid),
+            Event::ProcessTells { pid, end } => self.process_tells(pid, &end),
             Event::ClientActs => self.client_acts(),
             Event::Fault => self.inject(),
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use amphi_ports::{AgentMail, Engine, JobNews, JobOrder};
+use amphi_ports::{AgentMail, EffectLedger, Engine, JobNews, JobOrder};
 use amphi_protocol::document::{OUTPUT_BYTES_MAX, Work, Workspace, check_outputs};
 use amphi_protocol::journal::{AttemptEnd, Outcome};
 use futures::FutureExt;
@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::child::Launcher;
+use super::ledger::Ledger;
 use super::message_send::Voice;
 use super::{Arguments, Context, ToolError, find};
 use crate::process::{Basics, GuardCommand, Secrets, attempt_name, failed, fill, fill_text, no_value, work_folder};
@@ -23,6 +24,7 @@ pub struct ToolEngine {
     shared: Arc<Shared>,
 }
 
+#[derive(Clone)]
 struct Shared {
     data_dir: PathBuf,
     secrets: Secrets,
@@ -30,6 +32,7 @@ struct Shared {
     secret_values: BTreeMap<String, String>,
     launcher: Arc<Launcher>,
     mail: Option<Arc<dyn AgentMail>>,
+    ledger: Option<Arc<dyn EffectLedger>>,
     /// Longest value of an output.
     output_bytes: usize,
 }
@@ -46,6 +49,7 @@ impl ToolEngine {
                 secret_values,
                 launcher,
                 mail: None,
+                ledger: None,
                 output_bytes: OUTPUT_BYTES_MAX,
             }),
         }
@@ -53,25 +57,29 @@ impl ToolEngine {
 
     /// The same engine whose tools run their programs with these basics (before: the standard `PATH`, `HOME=/`) and this guard.
     pub fn with_programs(self, basics: Basics, guard: GuardCommand) -> Self {
-        let Shared { data_dir, secrets, secret_values, mail, output_bytes, .. } = &*self.shared;
-        let launcher = Arc::new(Launcher::with(data_dir.clone(), guard, basics));
-        let (data_dir, secrets, secret_values, mail) = (data_dir.clone(), secrets.clone(), secret_values.clone(), mail.clone());
-        Self { shared: Arc::new(Shared { data_dir, secrets, secret_values, launcher, mail, output_bytes: *output_bytes }) }
+        let launcher = Arc::new(Launcher::with(self.shared.data_dir.clone(), guard, basics));
+        self.changed(|shared| shared.launcher = launcher)
     }
 
     /// The same engine with another bound for the values of outputs.
     pub fn with_output_bytes(self, output_bytes: usize) -> Self {
-        let Shared { data_dir, secrets, secret_values, launcher, mail, .. } = &*self.shared;
-        let (data_dir, secrets, secret_values) = (data_dir.clone(), secrets.clone(), secret_values.clone());
-        let (launcher, mail) = (launcher.clone(), mail.clone());
-        Self { shared: Arc::new(Shared { data_dir, secrets, secret_values, launcher, mail, output_bytes }) }
+        self.changed(|shared| shared.output_bytes = output_bytes)
     }
 
     /// The same engine whose tools can send messages to other agents.
     pub fn with_mail(self, mail: Arc<dyn AgentMail>) -> Self {
-        let Shared { data_dir, secrets, secret_values, launcher, output_bytes, .. } = &*self.shared;
-        let (data_dir, secrets, secret_values, launcher) = (data_dir.clone(), secrets.clone(), secret_values.clone(), launcher.clone());
-        Self { shared: Arc::new(Shared { data_dir, secrets, secret_values, launcher, mail: Some(mail), output_bytes: *output_bytes }) }
+        self.changed(|shared| shared.mail = Some(mail))
+    }
+
+    /// The same engine whose tools write down in `ledger` what they bring about outside.
+    pub fn with_ledger(self, ledger: Arc<dyn EffectLedger>) -> Self {
+        self.changed(|shared| shared.ledger = Some(ledger))
+    }
+
+    fn changed(self, change: impl FnOnce(&mut Shared)) -> Self {
+        let mut shared = Shared::clone(&self.shared);
+        change(&mut shared);
+        Self { shared: Arc::new(shared) }
     }
 }
 
@@ -130,7 +138,8 @@ async fn run(shared: &Shared, order: &JobOrder, news: mpsc::UnboundedSender<JobN
     let (attempt, launcher) = (attempt_name(&order.attempt), Arc::clone(&shared.launcher));
     let voice = shared.mail.as_ref().map(|mail| Voice::new(mail.clone(), order));
     let hurry = order.hurry.clone();
-    let context = Context { workspace: place.work.clone(), attempt, news, cancel, hurry, launcher, voice };
+    let ledger = Some(Ledger::new(shared.ledger.clone(), order));
+    let context = Context { workspace: place.work.clone(), attempt, news, cancel, hurry, launcher, voice, ledger };
     let answer = tool.run(&context, arguments).await;
     drop(place);
     match answer {

@@ -19,8 +19,10 @@ mod git_commit;
 mod git_tag;
 mod http;
 mod http_check;
+mod http_post;
 mod http_wait;
 mod inside;
+mod ledger;
 mod message_send;
 mod noop;
 mod prom_assert;
@@ -56,6 +58,7 @@ const REGISTRY: &[&dyn Tool] = &[
     &git_commit::GitCommit,
     &git_tag::GitTag,
     &http_check::HttpCheck,
+    &http_post::HttpPost,
     &http_wait::HttpWait,
     &message_send::MessageSend,
     &noop::Noop,
@@ -102,6 +105,8 @@ pub(crate) struct Context {
     pub(crate) launcher: Arc<child::Launcher>,
     /// In whose name it speaks, and how; without it no message can be sent.
     voice: Option<message_send::Voice>,
+    /// Where effects outside are written down; a program of the node itself brings none about.
+    ledger: Option<ledger::Ledger>,
     pub(crate) news: mpsc::UnboundedSender<JobNews>,
 }
 
@@ -113,7 +118,16 @@ impl Context {
         launcher: Arc<child::Launcher>,
         news: mpsc::UnboundedSender<JobNews>,
     ) -> Self {
-        Self { workspace, attempt, cancel: CancellationToken::new(), hurry: CancellationToken::new(), launcher, voice: None, news }
+        Self {
+            workspace,
+            attempt,
+            cancel: CancellationToken::new(),
+            hurry: CancellationToken::new(),
+            launcher,
+            voice: None,
+            ledger: None,
+            news,
+        }
     }
 
     /// Tells that the tool is not stuck.
@@ -163,6 +177,16 @@ pub fn check_arguments(tool: &str, with: &Value) -> Result<(), String> {
     let Some(tool) = find(tool) else { return Err(format!("there is no tool `{tool}`")) };
     let checked = Arguments::check(tool.parameters(), with, true).and_then(|arguments| tool.check(&arguments));
     checked.map_err(|error| format!("{}: {error}", tool.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use amphi_protocol::journal::effect::LEDGER_TOOLS;
+
+    #[test]
+    fn every_tool_that_the_ledger_knows_exists() {
+        assert!(LEDGER_TOOLS.iter().all(|name| super::find(name).is_some()));
+    }
 }
 
 fn find(name: &str) -> Option<&'static dyn Tool> {

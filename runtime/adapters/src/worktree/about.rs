@@ -65,6 +65,7 @@ mod tests {
     #[test]
     fn a_run_has_a_name_that_git_takes_and_no_other_run_has() {
         let job = Arc::new(Job {
+            effects: std::collections::BTreeMap::new(),
             work: Work::Tool { tool: "noop".to_owned(), with: serde_json::Value::Null },
             workspace: Workspace::None,
             workdir: None,

@@ -166,6 +166,7 @@ pub fn shell(text: &str) -> Job {
 
 pub fn job(work: Work) -> Job {
     Job {
+        effects: BTreeMap::new(),
         work,
         workspace: Workspace::None,
         workdir: None,

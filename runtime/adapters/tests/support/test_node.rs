@@ -61,6 +61,7 @@ async fn node(data_dir: PathBuf, script: String, use_cgroups: bool) {
     config.use_cgroups = use_cgroups;
     let engine = ProcessEngine::open(config, Arc::new(Nowhere), Arc::new(Nowhere)).expect("the data folder can be used");
     let job = Job {
+        effects: BTreeMap::new(),
         work: Work::Run(Script { text: script, variables: BTreeMap::new() }),
         workspace: Workspace::None,
         workdir: None,

@@ -59,7 +59,9 @@ impl Deciding<'_> {
             let epic = &self.state.epics[&at.epic];
             epic.open(at.i).is_some_and(|open| {
                 let begun = open.phase != AttemptPhase::Assigned;
-                open.cancelling.is_none() && (!begun || (begun_too && !epic.spec_of(at.i).retry.is_once()))
+                // What is bringing something about outside finishes that first.
+                let in_effect = epic.instances[at.i as usize].has_open_effect();
+                open.cancelling.is_none() && !in_effect && (!begun || (begun_too && !epic.spec_of(at.i).retry.is_once()))
             })
         };
         let moving: Vec<AttemptRef> = self.state.fleet.running(post).into_iter().filter(movable).collect();

@@ -36,6 +36,7 @@ impl Deciding<'_> {
             Input::CancelTask { epic, instances, by } => self.cancel_task(epic, instances, by),
             Input::AssignTask { epic, instances, agent, by } => self.assign_task(epic, instances, agent, by),
             Input::RetryTask { epic, instances, by } => self.retry_task(epic, instances, by),
+            Input::AckIncident { incident, note, by } => self.ack(incident, note, by),
             Input::ResolveIncident { incident, resolution, by } => self.resolve(incident, *resolution, by),
             Input::Join(info) => self.join(info),
             Input::LoseNode { node, incarnation, cause } => {
@@ -230,6 +231,20 @@ impl Deciding<'_> {
         Ok(())
     }
 
+    fn ack(&mut self, incident: &IncidentId, note: &str, by: &str) -> Result<(), Refusal> {
+        let Some(known) = self.state.incidents.get(incident) else {
+            return Err(Refusal::Error(ApiError::new(ErrorCode::IncidentNotFound, format!("there is no incident {incident}"))));
+        };
+        match (&known.resolved, &known.acked) {
+            (Some(_), _) => return Err(conflict(format!("incident {incident} is resolved already"))),
+            (None, Some(acked)) => return Err(conflict(format!("{} looks after incident {incident} already", acked.by))),
+            (None, None) => {}
+        }
+        let note = note.chars().take(500).collect();
+        self.put(Decision::IncidentAcked { incident: incident.clone(), note, by: by.to_owned() });
+        Ok(())
+    }
+
     fn resolve(&mut self, incident: &IncidentId, resolution: Resolution, by: &str) -> Result<(), Refusal> {
         let Some(known) = self.state.incidents.get(incident) else {
             return Err(Refusal::Error(ApiError::new(ErrorCode::IncidentNotFound, format!("there is no incident {incident}"))));
@@ -346,6 +361,8 @@ impl Deciding<'_> {
                 let message = message.as_ref().map(|text| text.chars().take(500).collect());
                 self.put(Decision::Progressed { attempt: at, percent: percent.map(|value| value.min(100)), message });
             }
+            AttemptNews::Intend(intent) => return self.intend_effect(at, report.token, intent),
+            AttemptNews::Effect { effect, end } => return self.effect_over(at, report.token, effect, end),
             AttemptNews::Ended(end) => self.end_attempt(at, end.clone()),
         }
         Ok(())

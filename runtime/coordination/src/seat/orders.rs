@@ -73,7 +73,8 @@ fn job(epic: &Epic, attempt: &AttemptRef) -> Job {
         env: task.env.clone(),
         values: values(epic, task, attempt.i),
         outputs: task.outputs.clone(),
-        idempotency_key: format!("{}/{}/{}", epic.id, epic.key(attempt.i), attempt.run),
+        idempotency_key: epic.key_of_run(attempt.i),
+        effects: epic.known_effects(attempt.i),
         inputs: inputs(epic, attempt.i),
         reference: task.reference.clone(),
     }

@@ -47,13 +47,13 @@ fn is_noise(kind: &str) -> bool {
 
 fn mark(kind: &str) -> (&'static str, Paint) {
     match kind {
-        "epic.succeeded" | "task.succeeded" | "incident.resolved" => ("✓", Paint::Good),
+        "epic.succeeded" | "task.succeeded" | "incident.resolved" | "effect.done" => ("✓", Paint::Good),
         "epic.failed" | "task.failed" | "agent.quarantined" | "node.lost" | "agent.lost" => ("✗", Paint::Bad),
         "task.started" | "epic.started" | "epic.resumed" => ("▶", Paint::Busy),
         "task.retrying" | "task.reassigned" | "agent.restarted" | "task.stuck" | "lock.expired" => ("↻", Paint::Warn),
         "epic.cancelled" | "task.cancelled" => ("⊘", Paint::Warn),
         "epic.paused" => ("⏸", Paint::Warn),
-        "epic.waiting" | "incident.opened" | "task.unknown" => ("☝", Paint::Warn),
+        "epic.waiting" | "incident.opened" | "incident.acked" | "task.unknown" | "effect.unknown" => ("☝", Paint::Warn),
         "task.waiting" => ("◌", Paint::Dim),
         "task.skipped" => ("↷", Paint::Dim),
         "task.undone" => ("↶", Paint::Warn),

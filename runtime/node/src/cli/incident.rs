@@ -17,6 +17,8 @@ pub enum IncidentCommand {
     Ls(LsArgs),
     /// One incident
     Show(IncidentArgs),
+    /// Say that you look after it
+    Ack(AckArgs),
     /// Say what became of a task whose outcome nobody knows
     Resolve(ResolveArgs),
 }
@@ -34,6 +36,16 @@ pub struct IncidentArgs {
     /// The incident's id, as `incident ls` shows it
     #[arg(value_name = "INCIDENT")]
     incident: IncidentId,
+}
+
+/// `incident ack`.
+#[derive(Debug, Args)]
+pub struct AckArgs {
+    #[command(flatten)]
+    which: IncidentArgs,
+    /// A word for others, at most 500 characters
+    #[arg(long, short = 'm', value_name = "TEXT")]
+    note: Option<String>,
 }
 
 /// `incident resolve`.
@@ -85,6 +97,11 @@ pub async fn incident(global: &Global, screen: Screen, command: IncidentCommand)
             let reply = client.call("incident.get", &json!({ "incident": args.incident })).await?;
             screen.show(&reply, incident_text)?;
         }
+        IncidentCommand::Ack(args) => {
+            let body = json!({ "incident": args.which.incident, "note": args.note });
+            let reply = client.call("incident.ack", &body).await?;
+            screen.show(&reply, |reply, _| format!("{} is looked after by {}\n", args.which.incident, text_of(reply, "acked_by")))?;
+        }
         IncidentCommand::Resolve(args) => {
             let body = json!({ "incident": args.which.incident, "as": args.outcome.as_str() });
             let reply = client.call("incident.resolve", &body).await?;
@@ -119,13 +136,17 @@ fn incident_text(incident: &Value, style: Style) -> String {
     let state = text_of(incident, "state");
     let (glyph, paint) = state_mark(&state);
     let id = text_of(incident, "incident");
-    let pairs = [
+    let mut pairs = vec![
         ("incident", id.clone()),
         ("kind", text_of(incident, "kind")),
         ("task", format!("{}/{}", text_of(incident, "epic"), text_of(incident, "task"))),
         ("opened", text_of(incident, "opened_at")),
         ("summary", text_of(incident, "summary")),
     ];
+    if !incident["acked_by"].is_null() {
+        let note = if incident["note"].is_null() { String::new() } else { format!(": {}", text_of(incident, "note")) };
+        pairs.push(("acked", format!("{} at {}{note}", text_of(incident, "acked_by"), text_of(incident, "acked_at"))));
+    }
     let mut out = format!("{}\n{}", style.paint(paint, &format!("{glyph} {state}")), facts(&pairs, style));
     if state != "resolved" {
         out.push_str(&format!("\nlook at what the task did, then: amphi incident resolve {id} --as succeeded|failed|not_started\n"));

@@ -18,6 +18,8 @@ use super::epics::{stamped, take};
 use super::request::{Request, bad_id, invalid};
 use super::{Answer, Gateway, shape};
 
+/// Longest note of who looks after an incident.
+const NOTE_MAX: usize = 500;
 const NODE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// The server may take a moment to know a new user.
 const USERS_WITHIN: Duration = Duration::from_secs(8);
@@ -202,6 +204,19 @@ pub async fn incident(gateway: Arc<Gateway>, request: Request) -> Answer {
     found.map(|view| shape(&view)).ok_or_else(|| {
         ApiError::new(ErrorCode::IncidentNotFound, format!("there is no incident {incident}")).hint("`amphi incident ls` lists them")
     })
+}
+
+/// `incident.ack`: who asks looks after it.
+pub async fn ack(gateway: Arc<Gateway>, request: Request) -> Answer {
+    let fields = request.fields()?;
+    let incident = IncidentId::parse(fields.text("incident")?).map_err(bad_id)?;
+    let note = fields.text_if_any("note")?.unwrap_or_default().to_owned();
+    if note.chars().count() > NOTE_MAX {
+        return Err(invalid(format!("`note` is longer than {NOTE_MAX} characters")));
+    }
+    let by = request.by;
+    let reply = json!({ "incident": incident, "acked_by": by });
+    take(&gateway, Input::AckIncident { incident, note, by }, reply).await
 }
 
 /// `incident.resolve`.

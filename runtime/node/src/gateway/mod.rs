@@ -134,6 +134,7 @@ endpoints! {
     "tree.get" => fleet::tree,
     "incident.list" => fleet::incidents,
     "incident.get" => fleet::incident,
+    "incident.ack" => fleet::ack,
     "incident.resolve" => fleet::resolve,
 }
 

@@ -96,6 +96,7 @@ impl Tree {
         let shares = shares(spec.capacity, world.shards.len());
         let branch = |(&shard, capacity): (&ShardId, u32)| {
             let desk = DeskHandle::new();
+            world.ledger.add(desk.clone());
             let jobs = Jobs::new(world.engine.clone(), desk.clone());
             let shared = (registry.clone(), inboxes.clone());
             let pools = Pools::new((spec.node.clone(), shard), board.clone(), (jobs.clone(), desk.clone()), shared, &world);

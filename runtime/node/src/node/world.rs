@@ -12,6 +12,7 @@ use amphi_adapters::nats::{
 use amphi_adapters::process::{ProcessConfig, ProcessEngine};
 use amphi_adapters::tools::{Engines, ToolEngine, tool_names};
 use amphi_adapters::worktree::{GitWorkspaces, WORKTREES_MAX, WorktreeConfig};
+use amphi_agents::DeskLedger;
 use amphi_agents::manager::UpkeepLimits;
 use amphi_config::{Environment, RoleBase, TeamConfig, config_folder, resolve_secrets, role_folders};
 use amphi_ports::{BusError, Clock, Engine, EventStream, Journal, Lease, MessageBus, ObjectStore, TailMemory};
@@ -64,6 +65,8 @@ pub struct World {
     /// What role files are laid over, and where they are.
     pub role_files: (RoleBase, Vec<PathBuf>),
     pub gauge: Gauge,
+    /// The way of tools to this node's desks, which start later.
+    pub ledger: Arc<DeskLedger>,
     pub faults: bool,
     pub upkeep: UpkeepLimits,
 }
@@ -135,7 +138,8 @@ impl World {
         config.secrets.clone_from(&secrets);
         config.output_bytes = usize::try_from(team.limits.output_value_bytes).unwrap_or(usize::MAX);
         let tools = ToolEngine::new(spec.data.clone(), &secrets).with_programs(config.basics.clone(), config.guard.clone());
-        let tools = Arc::new(tools.with_mail(mail.clone()).with_output_bytes(config.output_bytes));
+        let ledger = Arc::new(DeskLedger::default());
+        let tools = Arc::new(tools.with_mail(mail.clone()).with_ledger(ledger.clone()).with_output_bytes(config.output_bytes));
         let (guard, basics) = (config.guard.clone(), config.basics.clone());
         let worktrees = WorktreeConfig { data_dir: spec.data.clone(), guard, basics, worktrees_max: WORKTREES_MAX };
         let processes = ProcessEngine::open(config, output.clone(), artifacts).context("opening the process engine")?;
@@ -149,6 +153,7 @@ impl World {
         // `up` has one folder for all its nodes.
         let role_files = (roles, role_folders(user.as_deref(), &beside, spec.data.parent()));
         Ok(Self {
+            ledger,
             bus,
             shards,
             seats,

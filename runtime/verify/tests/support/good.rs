@@ -42,6 +42,7 @@ pub fn all() -> Vec<(&'static str, Journal)> {
     .chain(super::globs::good())
     .chain(super::pins::good())
     .chain(super::outside::good())
+    .chain(super::effects::good())
     .collect()
 }
 

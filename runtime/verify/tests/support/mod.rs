@@ -3,6 +3,7 @@
 //! It knows no law: a scene that breaks one is built like any other.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod effects;
 pub mod flow;
 pub mod globs;
 pub mod good;

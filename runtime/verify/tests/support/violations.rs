@@ -69,6 +69,7 @@ pub fn all() -> Vec<(Law, &'static str, Journal)> {
     .chain(super::globs::violations())
     .chain(super::pins::violations())
     .chain(super::outside::violations())
+    .chain(super::effects::violations())
     .collect()
 }
 
