@@ -46,6 +46,7 @@ fn the_registry_names_every_tool_and_the_fault_tools_only_on_request() {
         "git.commit",
         "git.tag",
         "http.check",
+        "http.post",
         "http.wait",
         "message.send",
         "noop",

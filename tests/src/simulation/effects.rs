@@ -97,7 +97,10 @@ impl World {
     }
 
     pub fn process_tells(&mut self, pid: u32, end: &EffectEnd) {
+        // Now and then what comes after the effect fails, so that another attempt finds it done.
+        let fails_after = self.rng.chance(12);
         let outcome = match end {
+            EffectEnd::Done { .. } if fails_after => Some(Outcome::AgentLost),
             EffectEnd::Done { .. } => Some(Outcome::Succeeded),
             EffectEnd::Unknown { .. } => Some(Outcome::Exit),
             // It was asked for, and is done now.

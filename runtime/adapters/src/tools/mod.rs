@@ -179,6 +179,10 @@ pub fn check_arguments(tool: &str, with: &Value) -> Result<(), String> {
     checked.map_err(|error| format!("{}: {error}", tool.name()))
 }
 
+fn find(name: &str) -> Option<&'static dyn Tool> {
+    REGISTRY.iter().copied().find(|tool| tool.name() == name)
+}
+
 #[cfg(test)]
 mod tests {
     use amphi_protocol::journal::effect::LEDGER_TOOLS;
@@ -187,8 +191,4 @@ mod tests {
     fn every_tool_that_the_ledger_knows_exists() {
         assert!(LEDGER_TOOLS.iter().all(|name| super::find(name).is_some()));
     }
-}
-
-fn find(name: &str) -> Option<&'static dyn Tool> {
-    REGISTRY.iter().copied().find(|tool| tool.name() == name)
 }
