@@ -164,17 +164,40 @@ impl Journal for JetStreamJournal {
     }
 
     fn follow(&self, after: u64) -> BoxStream<'static, Result<(u64, Bytes), StoreError>> {
-        let reader = FollowReader::new(self.context.clone(), &self.stream_name, String::new()).from(after + 1);
-        let following = (reader, after + 1, self.stream_name.clone());
-        futures::stream::try_unfold(following, |(mut reader, next, name)| async move {
-            let message = reader.next().await?;
-            match message.info().map(|info| info.stream_sequence) {
-                Ok(sequence) if sequence == next => Ok(Some(((sequence, message.message.payload), (reader, next + 1, name)))),
-                Ok(sequence) => Err(damaged(format!("following the journal {name}: record {sequence} follows where {next} must stand"))),
-                Err(error) => Err(store_error(format!("following the journal {name}"), error)),
+        let following = Following { context: self.context.clone(), stream_name: self.stream_name.clone(), next: after + 1, reader: None };
+        futures::stream::try_unfold(following, |mut following| async move { Ok(Some((following.record().await?, following))) }).boxed()
+    }
+}
+
+/// A reader that stays at the end.
+struct Following {
+    context: Context,
+    stream_name: String,
+    next: u64,
+    reader: Option<FollowReader>,
+}
+
+impl Following {
+    /// What was on its way when a connection broke is lost to the reader, so a gap is read again; one that stays was trimmed.
+    async fn record(&mut self) -> Result<(u64, Bytes), StoreError> {
+        let mut was_read_again = false;
+        loop {
+            let fresh = || FollowReader::new(self.context.clone(), &self.stream_name, String::new()).from(self.next);
+            let message = self.reader.get_or_insert_with(fresh).next().await?;
+            let sequence =
+                message.info().map_err(|e| store_error(format!("following the journal {}", self.stream_name), e))?.stream_sequence;
+            if sequence == self.next {
+                self.next += 1;
+                return Ok((sequence, message.message.payload));
             }
-        })
-        .boxed()
+            if sequence > self.next {
+                if std::mem::replace(&mut was_read_again, true) {
+                    let (name, next) = (&self.stream_name, self.next);
+                    return Err(damaged(format!("following the journal {name}: record {sequence} follows where {next} must stand")));
+                }
+                self.reader = None;
+            }
+        }
     }
 }
 

@@ -41,8 +41,10 @@ pub struct FollowOptions {
 pub async fn follow(client: &Client, screen: Screen, epic: &EpicId, options: FollowOptions) -> Result<u8, Failure> {
     let mut watch = Watch { client, screen, epic, last: 0, bars: Bars::open(screen) };
     let result = tokio::select! {
-        result = watch.run(options) => Some(result),
+        // First: whoever has seen a line can detach.
+        biased;
         _ = tokio::signal::ctrl_c() => None,
+        result = watch.run(options) => Some(result),
     };
     watch.bars = None;
     match result {

@@ -116,6 +116,36 @@ async fn a_read_goes_on_where_it_was_when_the_server_is_killed_in_its_middle() {
     assert!(reading.next().await.is_none(), "a read ends");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_follows_has_every_record_once_over_kills_of_the_server() {
+    let fixture = Fixture::start_with(Durability::Power).await;
+    let journal = Arc::new(journal(&fixture).await);
+    let mut following = journal.follow(0);
+    for expected in 0..60 {
+        let bytes = Bytes::from(format!("record {expected}"));
+        eventually(|| async {
+            match journal.append(expected, bytes.clone()).await {
+                Ok(_) | Err(AppendError::Conflict) => Ok(()),
+                Err(error) => Err(error),
+            }
+        })
+        .await;
+        // Now and then it falls behind, and the server dies with what is on its way.
+        if expected % 5 == 4 {
+            if expected % 20 == 19 {
+                fixture.kill_server().await;
+            }
+            for sequence in expected - 3..=expected + 1 {
+                let next = tokio::time::timeout(super::DEADLINE, following.next()).await.expect("in time").unwrap().unwrap();
+                assert_eq!(next, (sequence, Bytes::from(format!("record {}", sequence - 1))));
+            }
+        }
+    }
+    eventually(|| journal.trim(31)).await;
+    let error = tokio::time::timeout(super::DEADLINE, journal.follow(10).next()).await.expect("in time").unwrap().unwrap_err();
+    assert!(error.damaged, "what was trimmed is not passed over: {error:?}");
+}
+
 #[tokio::test]
 async fn a_record_published_again_after_a_lost_ack_is_refused_and_found_to_be_ours() {
     let fixture = Fixture::start().await;
@@ -188,7 +218,8 @@ async fn a_purged_shortened_or_deleted_journal_is_damage_and_never_looks_empty()
     damage(journal.last().await.unwrap_err());
     context.delete_stream(subjects::journal_stream(SHARD)).await.unwrap();
     damage(journal.last().await.unwrap_err());
-    assert!(matches!(journal.append(5, Bytes::from_static(b"r")).await, Err(AppendError::Unknown(_))));
+    // Its writer then reads the end, and hears that it is gone.
+    assert!(matches!(journal.append(5, Bytes::from_static(b"r")).await, Err(AppendError::Conflict)));
 }
 
 #[tokio::test]
