@@ -13,7 +13,12 @@ UPKEEP = {"AMPHI_UPKEEP": "decisions=60,segment_bytes=30000,ended_epics=10"}
 
 
 async def journal(c):
-    return (await c.connection.jetstream().stream_info("AMPHI_JOURNAL_0")).state
+    # Clients do not see it.
+    node = await c.up.as_node()
+    try:
+        return (await node.jetstream().stream_info("AMPHI_JOURNAL_0")).state
+    finally:
+        await node.close()
 
 
 async def many(c, count, word):

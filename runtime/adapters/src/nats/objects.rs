@@ -9,11 +9,15 @@ use amphi_ports::{ObjectStore, StoreError};
 use amphi_protocol::subjects;
 use async_nats::Client;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::object_store::{Config, GetErrorKind, InfoErrorKind, ObjectInfo, ObjectStore as Bucket};
+use async_nats::jetstream::context::PublishError;
+use async_nats::jetstream::object_store::{Config, GetErrorKind, InfoErrorKind, ObjectInfo, ObjectOptions, ObjectStore as Bucket};
 use async_nats::jetstream::stream::StorageType;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE as URL_SAFE;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt;
 
 use super::{REQUEST_TIMEOUT, damaged, jetstream_context, store_error};
@@ -22,10 +26,13 @@ use super::{REQUEST_TIMEOUT, damaged, jetstream_context, store_error};
 pub const OBJECT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How long moving one object may take.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(120);
+/// Bytes of an object that are one message.
+const CHUNK_BYTES: usize = 128 * 1024;
 
 /// The object store. Cheap to clone.
 #[derive(Clone)]
 pub struct NatsObjectStore {
+    context: Context,
     bucket: Bucket,
     /// Where earlier builds kept the same objects; read from, never written.
     former: Option<Bucket>,
@@ -39,7 +46,16 @@ impl NatsObjectStore {
             Ok(bucket) => bucket,
             Err(_) => create(&context, replicas).await?,
         };
-        Ok(Self { bucket, former: None })
+        Ok(Self { context, bucket, former: None })
+    }
+
+    /// Takes from everybody who may write there the means to erase what others wrote. For a bucket that nodes share which need not trust
+    /// each other; from then on nothing is deleted there either.
+    ///
+    /// # Errors
+    /// This user may not change the bucket, or the server did not answer.
+    pub async fn seal(&self) -> Result<(), StoreError> {
+        seal(&self.context, &stream_name(), false).await
     }
 
     /// Also finds what earlier builds kept in the bucket of another account.
@@ -64,9 +80,39 @@ impl NatsObjectStore {
         if self.info(name).await?.is_some_and(|info| info.size == bytes.len()) {
             return Ok(());
         }
-        let mut content: &[u8] = &bytes;
-        let put = tokio::time::timeout(TRANSFER_TIMEOUT, self.bucket.put(name, &mut content)).await;
-        put.map_err(|e| store_error(format!("storing object {name}"), e))?.map_err(|e| store_error(format!("storing object {name}"), e))?;
+        let put = tokio::time::timeout(TRANSFER_TIMEOUT, self.publish(name, bytes)).await;
+        put.map_err(|e| store_error(format!("storing object {name}"), e))?.map_err(|e| store_error(format!("storing object {name}"), e))
+    }
+
+    /// As the library's own, but without the header that replaces what was under the name before: nothing was, and a bucket whose
+    /// writers may replace is one whose writers may erase all of it.
+    async fn publish(&self, name: &str, bytes: Bytes) -> Result<(), PublishError> {
+        let nuid = uuid::Uuid::now_v7().simple().to_string();
+        let chunks = format!("$O.{}.C.{nuid}", subjects::OBJECTS_BUCKET);
+        let mut count = 0;
+        let mut rest = bytes.clone();
+        while !rest.is_empty() {
+            let chunk = rest.split_to(rest.len().min(CHUNK_BYTES));
+            self.context.publish(chunks.clone(), chunk).await?.await?;
+            count += 1;
+        }
+        let info = ObjectInfo {
+            name: name.to_owned(),
+            description: None,
+            metadata: Default::default(),
+            headers: None,
+            options: Some(ObjectOptions { link: None, max_chunk_size: Some(CHUNK_BYTES) }),
+            bucket: subjects::OBJECTS_BUCKET.to_owned(),
+            nuid,
+            size: bytes.len(),
+            chunks: count,
+            modified: None,
+            digest: Some(format!("SHA-256={}", URL_SAFE.encode(Sha256::digest(&bytes)))),
+            deleted: false,
+        };
+        let body = serde_json::to_vec(&info).expect("an object's information has only string keys");
+        let subject = format!("$O.{}.M.{}", subjects::OBJECTS_BUCKET, URL_SAFE.encode(name));
+        self.context.publish(subject, body.into()).await?.await?;
         Ok(())
     }
 
@@ -90,6 +136,11 @@ impl NatsObjectStore {
         let read = tokio::time::timeout(TRANSFER_TIMEOUT, object.read_to_end(&mut content)).await;
         read.map_err(|e| store_error(format!("reading object {name}"), e))?
             .map_err(|e| store_error(format!("reading object {name}"), e))?;
+        // Whoever may write to the bucket may put something else under the name.
+        let hash = hex::encode(Sha256::digest(&content));
+        if name.len() == hash.len() && name.bytes().all(|byte| byte.is_ascii_hexdigit()) && name != hash {
+            return Err(damaged(format!("reading object {name}: its content is another one")));
+        }
         if content.len() != size {
             return Err(damaged(format!("reading object {name}: {} of {size} bytes are there", content.len())));
         }
@@ -118,6 +169,25 @@ impl ObjectStore for NatsObjectStore {
     fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         self.delete_object(name).boxed()
     }
+}
+
+/// The stream below the bucket.
+fn stream_name() -> String {
+    format!("OBJ_{}", subjects::OBJECTS_BUCKET)
+}
+
+/// Forbids roll-ups in a bucket's stream, which erase what others wrote; with `once`, also a second write on the same subject.
+pub(super) async fn seal(context: &Context, stream: &str, once: bool) -> Result<(), StoreError> {
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| store_error(format!("sealing {stream}"), error);
+    let found = context.get_stream(stream).await.map_err(|error| failed(error.into()))?;
+    let mut config = found.cached_info().config.clone();
+    if !config.allow_rollup && (!once || config.discard_new_per_subject) {
+        return Ok(());
+    }
+    config.allow_rollup = false;
+    config.discard_new_per_subject |= once;
+    context.update_stream(config).await.map_err(|error| failed(error.into()))?;
+    Ok(())
 }
 
 async fn create(context: &Context, replicas: usize) -> Result<Bucket, StoreError> {

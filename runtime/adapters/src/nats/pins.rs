@@ -33,6 +33,16 @@ impl NatsPins {
         Self { client: client.clone(), replicas, store: OnceCell::new() }
     }
 
+    /// Makes what is decided final for the server too: nobody who may write to the bucket can erase or change what is in it.
+    ///
+    /// # Errors
+    /// This user may not change the bucket, or the server did not answer.
+    pub async fn seal(&self) -> Result<(), StoreError> {
+        self.store().await?;
+        let context = jetstream_context(&self.client, REQUEST_TIMEOUT);
+        super::objects::seal(&context, &format!("KV_{}", subjects::PINS_BUCKET), true).await
+    }
+
     async fn store(&self) -> Result<&Store, StoreError> {
         self.store.get_or_try_init(|| self.open()).await
     }

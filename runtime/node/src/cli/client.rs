@@ -11,6 +11,7 @@ use amphi_protocol::subjects;
 use async_nats::client::RequestErrorKind;
 use async_nats::{ConnectErrorKind, HeaderMap};
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Global;
@@ -32,6 +33,8 @@ pub const READY_FILE: &str = "ready.json";
 #[derive(Debug, Clone)]
 pub struct Client {
     nats: async_nats::Client,
+    /// What the server said last that this user may not; a request without permission gets no answer.
+    denied: watch::Receiver<String>,
     request_timeout: Duration,
 }
 
@@ -119,8 +122,15 @@ impl Client {
             Some(context) => context.log_in(options, &Environment::capture()).await?,
             None => options,
         };
-        let options =
-            options.connection_timeout(CONNECT_TIMEOUT).event_callback(|event| async move { tracing::debug!(%event, "NATS connection") });
+        let (said, denied) = watch::channel(String::new());
+        let options = options.connection_timeout(CONNECT_TIMEOUT).event_callback(move |event| {
+            let text = event.to_string();
+            tracing::debug!(event = text, "NATS connection");
+            if text.to_lowercase().contains("permissions violation") {
+                said.send_replace(text);
+            }
+            async {}
+        });
         let nats = match timeout(CONNECT_TIMEOUT + Duration::from_secs(1), options.connect(addresses)).await {
             Ok(Ok(nats)) => nats,
             Ok(Err(error)) if matches!(error.kind(), ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication) => {
@@ -133,12 +143,12 @@ impl Client {
             }
             Err(_) => return Err(unreachable(&shown, &origin)),
         };
-        Ok(Self { nats, request_timeout: global.request_timeout.0 })
+        Ok(Self { nats, denied, request_timeout: global.request_timeout.0 })
     }
 
     /// The same, with another time that an answer may take.
     pub fn patient(&self, request_timeout: Duration) -> Self {
-        Self { nats: self.nats.clone(), request_timeout }
+        Self { nats: self.nats.clone(), denied: self.denied.clone(), request_timeout }
     }
 
     /// The connection itself, for streams.
@@ -207,7 +217,18 @@ impl Client {
         if let Some(headers) = headers {
             request = request.headers(headers.clone());
         }
-        let message = match self.nats.send_request(subject, request).await {
+        let mut denied = self.denied.clone();
+        let quoted = format!("\"{subject}\"");
+        let answer = tokio::select! {
+            answer = self.nats.send_request(subject, request) => answer,
+            Ok(_) = denied.wait_for(|said| said.contains(&quoted)) => {
+                return Answer::Refused(
+                    ApiError::new(ErrorCode::PolicyDenied, format!("the NATS server denies this user {endpoint}"))
+                        .hint("log in as a user that may: --nats URL; `users.json` in the folder nats/ of the data folder has those of a managed server"),
+                );
+            }
+        };
+        let message = match answer {
             Ok(message) => message,
             Err(error) => {
                 return match error.kind() {

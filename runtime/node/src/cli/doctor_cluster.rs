@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use amphi_adapters::nats::{Synced, synced};
+use amphi_protocol::access::Access;
 use amphi_protocol::ids::ShardId;
 use amphi_protocol::subjects;
 use async_nats::jetstream;
@@ -31,6 +32,8 @@ pub async fn look(global: &Global, data: &Path) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("cluster", format!("{url}, nats-server {}", server.version)), payload(&client)];
     findings.push(jetstream_account(&client).await);
     findings.push(durability(global, data, &client).await);
+    findings.push(durability(global, data));
+    findings.push(accounts(&client).await);
     findings.push(streams(&client).await);
     findings.push(leader(&client).await);
     findings.push(clock(&client).await);
@@ -93,13 +96,32 @@ async fn durability(global: &Global, data: &Path, client: &Client) -> Finding {
     }
 }
 
+/// Whether the server keeps clients apart from nodes, without which everybody may pose as everybody.
+async fn accounts(client: &Client) -> Finding {
+    let answer = client.nats().request("$SYS.REQ.USER.INFO", "".into()).await;
+    let answer: Value = answer.ok().and_then(|answer| serde_json::from_slice(&answer.payload).ok()).unwrap_or_default();
+    let (account, user) = (answer["data"]["account"].as_str().unwrap_or("?"), answer["data"]["user"].as_str().unwrap_or("without a name"));
+    let journal = subjects::journal_stream(ShardId(0));
+    if jetstream::new(client.nats().clone()).get_stream(&journal).await.is_ok() {
+        return Finding::warn(
+            "accounts",
+            format!(
+                "this user ({user} in account {account}) sees {journal}: clients and nodes are not kept apart, and everybody is `local`"
+            ),
+            "give clients an account of their own: deploy/nats has a configuration; the server that `amphi up` runs has one",
+        );
+    }
+    let role = Access::of_user(user).map_or("as the server permits".to_owned(), |access| access.to_string());
+    Finding::ok("accounts", format!("clients are apart from nodes: {user} in account {account}, role {role}"))
+}
+
 async fn streams(client: &Client) -> Finding {
     let js = jetstream::new(client.nats().clone());
-    let names = [subjects::journal_stream(ShardId(0)), subjects::EVENTS_STREAM.to_owned(), subjects::OUTPUT_STREAM.to_owned()];
+    let names = [subjects::EVENTS_STREAM, subjects::MESSAGES_STREAM, subjects::OUTPUT_STREAM];
     let mut missing = Vec::new();
     for name in &names {
         if js.get_stream(name).await.is_err() {
-            missing.push(name.as_str());
+            missing.push(*name);
         }
     }
     if missing.is_empty() {

@@ -27,6 +27,8 @@ pub enum NodeCommand {
     Show(NodeArgs),
     /// Give a node nothing new, hand over what it runs without a failure, and wait until it is empty
     Drain(DrainArgs),
+    /// Shut a node out: its NATS user ends at once and for good, and its tasks run elsewhere
+    Revoke(NodeArgs),
 }
 
 /// `node drain`.
@@ -82,6 +84,10 @@ pub async fn node(global: &Global, screen: Screen, command: NodeCommand) -> Resu
         }
         NodeCommand::Show(args) => screen.show(&client.call("node.get", &json!({ "node": args.node })).await?, node_text)?,
         NodeCommand::Drain(args) => return drain(&client, screen, args).await,
+        NodeCommand::Revoke(NodeArgs { node }) => {
+            let reply = client.call("node.revoke", &json!({ "node": node })).await?;
+            screen.show(&reply, |_, _| format!("{node} is shut out\n"))?;
+        }
     }
     Ok(exit::OK)
 }

@@ -122,6 +122,7 @@ impl World {
             (None, _) | (Some(_), false) => (artifacts.clone(), artifacts),
             (Some(_), true) => {
                 let objects = until("the object store", || NatsObjectStore::open(&client, replicas)).await;
+                until("the artifacts", || artifacts.seal()).await;
                 let artifacts = artifacts.with_former(&objects);
                 (objects, artifacts)
             }
@@ -145,6 +146,9 @@ impl World {
         let processes = ProcessEngine::open(config, output.clone(), artifacts).context("opening the process engine")?;
         let engines = Arc::new(Engines::new(Arc::new(processes), tools));
         let pins = Arc::new(NatsPins::new(&edge, replicas));
+        if spec.edge.is_some() && spec.seat {
+            until("what is decided once", || pins.seal()).await;
+        }
         let worktrees = Arc::new(GitWorkspaces::open(worktrees, engines, output.clone(), pins, &secrets).context("opening the worktrees")?);
         let faults = environment.get("AMPHI_FAULTS") == Some("1");
         let beside = spec.config.as_deref().and_then(Path::parent).map(Path::to_owned);

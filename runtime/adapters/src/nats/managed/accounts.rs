@@ -224,7 +224,7 @@ fn node_in_edge(node: &NodeId) -> Permissions {
     let inbox = format!("{INTERNAL_INBOX}.{node}.>");
     publish.extend([format!("$O.{OBJECTS_BUCKET}.>"), format!("$KV.{PINS_BUCKET}.>"), inbox.clone(), "$SYS.REQ.USER.INFO".to_owned()]);
     for stream in [MESSAGES_STREAM, OUTPUT_STREAM].map(str::to_owned).iter().chain(&bucket_streams()) {
-        publish.extend(["CREATE", "INFO", "MSG.GET"].map(|verb| format!("$JS.API.STREAM.{verb}.{stream}")));
+        publish.extend(["INFO", "MSG.GET"].map(|verb| format!("$JS.API.STREAM.{verb}.{stream}")));
         publish.extend([format!("$JS.API.DIRECT.GET.{stream}"), format!("$JS.API.DIRECT.GET.{stream}.>")]);
     }
     // To read an object.
