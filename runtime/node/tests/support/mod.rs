@@ -48,12 +48,14 @@ impl FakeCluster {
         let options = ManagedOptions { data: data.clone(), tools: Some(tools), durability: Durability::Process, nodes: Vec::new() };
         let server = ManagedServer::start(options, &lock).await.expect("a NATS server");
         std::fs::write(data.join("ready.json"), json!({ "nats": server.url() }).to_string()).expect("written");
-        let nats = connect(&server.url(), "test").await.expect("a connection");
+        // As a node has them: one connection where requests arrive, one where clients read.
+        let core = connect(&server.core_url(), "test").await.expect("a connection");
+        let nats = connect(&server.edge_url(), "test").await.expect("a connection");
         let script = Arc::new(Mutex::new(Script::default()));
         let mut api = tokio::task::JoinSet::new();
-        let requests = nats.subscribe("amphi.api.>").await.expect("a subscription");
-        nats.flush().await.expect("the server has it");
-        api.spawn(serve(nats.clone(), requests, Arc::clone(&script)));
+        let requests = core.subscribe("amphi.api.>").await.expect("a subscription");
+        core.flush().await.expect("the server has it");
+        api.spawn(serve(core, requests, Arc::clone(&script)));
         Self { data, nats, script, server, _lock: lock, _folder: folder, _api: api }
     }
 
