@@ -32,7 +32,6 @@ pub async fn look(global: &Global, data: &Path) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("cluster", format!("{url}, nats-server {}", server.version)), payload(&client)];
     findings.push(jetstream_account(&client).await);
     findings.push(durability(global, data, &client).await);
-    findings.push(durability(global, data));
     findings.push(accounts(&client).await);
     findings.push(streams(&client).await);
     findings.push(leader(&client).await);
