@@ -6,6 +6,7 @@
 //! Start at [`desk::Desk`] for a node's side of the conversation with its Manager, at [`specialist::Specialist`] for one agent.
 
 pub mod desk;
+pub mod failpoint;
 pub mod inboxes;
 pub mod jobs;
 pub mod link;

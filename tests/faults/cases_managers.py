@@ -50,6 +50,40 @@ async def killed_under_load(stage, times=6):
     stage.said = f"{times} kills, taken over after {figures(took)} (promise: 1 s)"
 
 
+def at_place(place, nth, **env):
+    """A stage whose nodes end themselves each time they pass a place in the Manager's work for the n-th time, while the file is there."""
+
+    def make(folder):
+        (folder / "go").touch()
+        return LoadedStage(folder, env={"AMPHI_FAULTS": "1", "AMPHI_KILL_AT": f"{place}:{nth}:{folder / 'go'}", **env})
+
+    return make
+
+
+async def dies_there(stage, times=10):
+    """Until so many Managers have died at that place; then no more."""
+    go = stage.folder / "go"
+
+    def died():
+        return sum(log.read_text(errors="replace").count("a fault run ends this process here") for log in stage.logs())
+
+    end = time.monotonic() + 150
+    while died() < times and time.monotonic() < end:
+        await asyncio.sleep(0.2)
+    go.unlink()
+    need(died() >= min(3, times), f"only {died()} Managers died at that place")
+    await stage.more(3)
+    stage.said = f"{died()} Managers died there"
+
+
+async def fifty_times(stage):
+    """The same, fifty times."""
+    await dies_there(stage, 50)
+
+
+UPKEEP = {"AMPHI_UPKEEP": "decisions=60,segment_bytes=20000,ended_epics=5"}
+
+
 async def kill_proof_with_upkeep(_folder):
     """Snapshots, archive and trimming go on all the time, and so do the kills."""
     return await program(
@@ -177,6 +211,12 @@ SEATS_AND_WORKERS = [{"options": ["--capacity", 2]}, {"options": ["--no-manager"
 
 CASES = [
     Case("1", "kill -9 of the Manager at any instant, under load", ("S1", "S4", "S9", "S13", "L1"), killed_under_load, LoadedStage, quick=True),
+    Case("1b", "the Manager dies after a commit, before its effects, 50 times", ("S1", "S4", "S9", "S13"), fifty_times, at_place("after_commit", 8)),
+    Case("2", "the Manager dies with inputs decided, before the commit", ("S13", "S1"), dies_there, at_place("before_commit", 12), quick=True),
+    Case("3", "the Manager dies with half of the answers and effects out", ("S1", "S13", "S4"), dies_there, at_place("half_effects", 12)),
+    Case("4b", "the Manager dies with a snapshot stored and not on record", ("S3", "S13"), dies_there, at_place("snapshot_stored", 1, **UPKEEP)),
+    Case("4c", "the Manager dies with a segment archived and not on record", ("S3", "S13"), dies_there, at_place("archived", 1, **UPKEEP)),
+    Case("4d", "the Manager dies after a trim", ("S3", "S13"), dies_there, at_place("trimmed", 1, **UPKEEP)),
     Case("4", "kill -9 around snapshot, archive and purge", ("S3", "S1", "S13"), kill_proof_with_upkeep, alone=True),
     Case("7", "kill -9 of the client right after `accepted`", ("S1", "L2"), client_killed, FleetStage),
     Case("8", "all faults at random", ("S1", "S2", "S4", "S7", "S9", "S13", "L1", "L2"), short_soak, alone=True),

@@ -20,13 +20,17 @@ class Elections:
     """Every `manager.elected` and every accepted submission, with the time at which we heard of it."""
 
     def __init__(self, fleet):
-        self.fleet, self.connection, self.elected = fleet, None, []
+        self.fleet, self.connection, self.elected, self.told = fleet, None, [], set()
 
     async def listen(self):
         self.connection = await nats.connect(self.fleet.url().split(","), max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=_quiet)
 
         async def heard(message):
             event = json.loads(message.data)
+            # The stream of events is made anew from the journal after a restart of NATS: what was told before is told again.
+            if (event["shard"], event["seq"]) in self.told:
+                return
+            self.told.add((event["shard"], event["seq"]))
             self.elected.append((time.monotonic(), event.get("node"), event.get("data", {})))
 
         await self.connection.subscribe("amphi.evt.*.*.manager-elected", cb=heard)

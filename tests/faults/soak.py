@@ -287,7 +287,7 @@ class Soak(LoadedStage):
     def table(self, options, results):
         rows = dict(self.trial.rows())
         to_election, to_accepted = self.takeovers()
-        disk = sum(path.stat().st_size for path in self.folder.glob("**/*") if path.is_file() and not path.is_symlink())
+        disk = size_of(self.folder)
         broken = sum(bool(violations) for _, violations in results)
         lines = [
             "| what | count |",
@@ -325,6 +325,18 @@ class Soak(LoadedStage):
         large = [f"{kind}: {size >> 20} MiB" for kind, size in self.memory.items() if size > MEMORY_MAX]
         results.append(("memory is bounded", large))
         return results
+
+
+def size_of(folder):
+    """Bytes of all files below it, as far as they stay."""
+    total = 0
+    for at, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(at, name)).st_size
+            except OSError:
+                continue
+    return total
 
 
 def resident(pid):

@@ -214,7 +214,9 @@ class Stage:
             await asyncio.sleep(0.3)
 
     def logs(self):
-        return [*self.folder.glob("**/up.log"), *self.folder.glob("**/*node-*/log*")]
+        # Folders of attempts come and go while we look, so only those that stay are looked into.
+        here = [self.folder, *self.folder.glob("up*/"), self.folder / "disk"]
+        return [log for at in here for log in [*at.glob("up.log"), *at.glob("data/*node-*/log*")]]
 
     def panics(self):
         """What panicked, with its words, which stand on the next line; without what a case has asked for."""

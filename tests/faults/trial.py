@@ -4,21 +4,38 @@ Clients submit one epic after the other and keep their own list of what was ackn
 list has to end, and the tasks' own file and the journal have to tell the same story (see judge.py).
 """
 import asyncio
+import json
 import random
 import time
 from collections import Counter
 
+import nats
+
 from client import Client, Refused
+from cluster import environment, program
 from judge import LAWS, MATRIX, Evidence, History, Ledger
 from load import Maker
 
 ENDED = ("succeeded", "failed", "cancelled")
 # How long what was accepted may take to end once the faults are over, in seconds.
 CALM = 240
+# More epics than this are not read one by one: each reading goes through the whole journal.
+MANY = 40
 
 
 def say(text):
     print(text, flush=True)
+
+
+async def amphi(*arguments):
+    """Runs the program under test; what it says, whether it ends with 0 or with 1 (a law is violated)."""
+    done = await asyncio.create_subprocess_exec(
+        program(), *map(str, arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment()
+    )
+    out, err = await done.communicate()
+    if done.returncode not in (0, 1):
+        raise OSError(f"amphi {' '.join(map(str, arguments[-4:]))} ended with {done.returncode}: {err.decode(errors='replace')[-300:]}")
+    return out.decode()
 
 
 class Trial:
@@ -125,23 +142,16 @@ class Trial:
     async def judge(self):
         """(law, violations) of everything."""
         began = time.monotonic()
-        histories, verdicts, wrong_ends = {}, [], []
+        everything = {**self.epics, **self.kin}
         failed_by_person = {epic for epic, verdict in self.resolved.values() if verdict == "failed"}
-        at_once = asyncio.Semaphore(3)
-
-        async def read(epic):
+        wrong_ends = []
+        for epic in everything:
             state, wanted = self.states.get(epic), "failed" if epic in failed_by_person else "succeeded"
             if state != wanted and not (epic in self.cancelled and state in ENDED):
                 wrong_ends.append(f"{epic} is {state}, expected {wanted}")
-            async with at_once:
-                histories[epic] = History(epic, await self.client.all("epic.events", "events", {"epic": epic}, timeout=60))
-                verdict = await self.client.ask("epic.verify", {"epic": epic}, timeout=60)
-            if verdict.get("ok") is not True:
-                laws = [law for law in verdict.get("laws", []) if law["result"] == "violated"]
-                verdicts.append(f"{epic}: {laws or verdict}")
-
-        everything = {**self.epics, **self.kin}
-        await asyncio.gather(*(read(epic) for epic in everything))
+        told = await self.told(everything)
+        histories = {epic: History(epic, events) for epic, events in told.items()}
+        verdicts = await self.verdicts(list(everything))
         self.seen = seen = Evidence(Ledger(self.ledger), everything, histories)
         strangers = [f"{epic} was never acknowledged to anybody" for epic in self.states if epic not in everything]
         missing = [f"{epic} ({self.epics[epic].key}) is not listed" for epic in self.epics if epic not in self.states]
@@ -157,6 +167,73 @@ class Trial:
             *((law, list(check(seen))) for law, check in LAWS),
             ("`epic verify` holds for every epic", verdicts),
         ]
+
+    async def told(self, epics):
+        """The events of each epic. Of many at once from the stream, which has all if its numbers have no hole; else from the journal."""
+        found = {}
+        if len(epics) > MANY:
+            events = await self.stream_of_events()
+            seqs = sorted(events)
+            if seqs and seqs == list(range(1, len(seqs) + 1)):
+                found = {epic: [] for epic in epics}
+                for seq in seqs:
+                    if (event := events[seq])["epic"] in found:
+                        found[event["epic"]].append(event)
+            else:
+                say(f"  the stream of events has {len(seqs)} of {max(seqs, default=0)}; each epic is read from the journal")
+        at_once = asyncio.Semaphore(3)
+
+        async def read(epic):
+            async with at_once:
+                found[epic] = await self.client.all("epic.events", "events", {"epic": epic}, timeout=120, within=600)
+
+        # One that was put away shows an empty list only if it has really none.
+        await asyncio.gather(*(read(epic) for epic in epics if not found.get(epic)))
+        return found
+
+    async def stream_of_events(self):
+        """What the stream of events holds, by number."""
+        connection = await nats.connect(self.client.cluster.url().split(","))
+        found = {}
+        try:
+            js = connection.jetstream()
+            last = (await js.stream_info("AMPHI_EVENTS")).state.last_seq
+            reader = await js.subscribe("amphi.evt.>", ordered_consumer=True)
+            while last:
+                message = await reader.next_msg(timeout=20)
+                event = json.loads(message.data)
+                found[event["seq"]] = event
+                if message.metadata.sequence.stream >= last:
+                    break
+        except (nats.errors.Error, asyncio.TimeoutError) as error:
+            say(f"  the stream of events could not be read to its end: {error!r}")
+        finally:
+            await connection.close()
+        return found
+
+    async def verdicts(self, epics):
+        """What the laws say: each epic by the cluster; of many a sample, and all of them at once from the exported journal."""
+        broken = []
+        sample = epics if len(epics) <= MANY else random.Random(self.seed).sample(epics, MANY // 2)
+        at_once = asyncio.Semaphore(3)
+
+        async def ask(epic):
+            async with at_once:
+                verdict = await self.client.ask("epic.verify", {"epic": epic}, timeout=120, within=600)
+            if verdict.get("ok") is not True:
+                laws = [law for law in verdict.get("laws", []) if law["result"] == "violated"]
+                broken.append(f"{epic}: {laws or verdict}")
+
+        await asyncio.gather(*(ask(epic) for epic in sample))
+        if len(sample) < len(epics):
+            journal = self.ledger.with_name("journal.ndjson")
+            url = self.client.cluster.url()
+            await amphi("--nats", url, "epic", "export", epics[0], "-o", journal)
+            verdict = json.loads(await amphi("epic", "verify", "--journal", journal, "--json"))
+            if verdict.get("ok") is not True:
+                broken.append(f"the whole journal: {[law for law in verdict.get('laws', []) if law['result'] == 'violated'] or verdict}")
+            self.whole = verdict
+        return broken
 
     def rows(self):
         """What there was, for a table; after `judge`."""

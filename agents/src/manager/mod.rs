@@ -33,6 +33,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::failpoint::{self, Place};
 use boot::{BootError, Booted};
 use campaign::{Candidacy, Term};
 use courier::Couriers;
@@ -348,6 +349,7 @@ impl ManagerState {
         let Some(seat) = &mut self.seat else { return Ok(()) };
         let actions = seat.appended(result);
         if matches!(result, Appended::Acknowledged(_)) {
+            failpoint::pass(Place::AfterCommit);
             let index = seat.state().index.0;
             self.arguments.memory.remember(self.arguments.shard, index, seat.tail().1);
             metrics::counter!("amphi_commits_total").increment(1);
@@ -401,7 +403,10 @@ impl ManagerState {
     }
 
     fn perform(&mut self, myself: &ActorRef<ManagerMessage>, actions: Vec<Action>) -> Result<(), ActorProcessingErr> {
-        for action in actions {
+        for (done, action) in actions.into_iter().enumerate() {
+            if done == 1 {
+                failpoint::pass(Place::HalfEffects);
+            }
             match action {
                 Action::Append { expected, bytes } => self.append(myself, expected, bytes.into()),
                 Action::ReadLast => self.read_last(myself),
@@ -463,6 +468,7 @@ impl ManagerState {
     }
 
     fn append(&mut self, myself: &ActorRef<ManagerMessage>, expected: u64, bytes: Bytes) {
+        failpoint::pass(Place::BeforeCommit);
         let (journal, myself) = (self.arguments.journal.clone(), myself.clone());
         let task = tokio::spawn(async move {
             let result = loop {

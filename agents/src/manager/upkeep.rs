@@ -20,6 +20,7 @@ use ractor::ActorRef;
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::failpoint::{self, Place};
 use crate::manager::{ManagerArguments, ManagerMessage};
 
 /// How often it is looked whether something is to be done.
@@ -242,9 +243,14 @@ impl Keeper {
 async fn perform(chore: Chore, journal: &dyn Journal, objects: &dyn ObjectStore, segment_bytes: usize) -> Result<Done, ChoreError> {
     match chore {
         Chore::Snapshot { state, hash } => take_snapshot(*state, hash, objects).await,
-        Chore::Archive { from, to, sequence } => archive((from, to, sequence), journal, objects, segment_bytes).await,
+        Chore::Archive { from, to, sequence } => {
+            let done = archive((from, to, sequence), journal, objects, segment_bytes).await?;
+            failpoint::pass(Place::Archived);
+            Ok(done)
+        }
         Chore::Trim { index, sequence } => {
             journal.trim(sequence).await?;
+            failpoint::pass(Place::Trimmed);
             metrics::counter!("amphi_journal_trims_total").increment(1);
             Ok(Done::Trimmed(index))
         }
@@ -289,6 +295,7 @@ async fn take_snapshot(state: State, hash: String, objects: &dyn ObjectStore) ->
     });
     let (snapshot, bytes) = encoded.await??;
     keep(objects, &snapshot.object, bytes).await?;
+    failpoint::pass(Place::SnapshotStored);
     tracing::info!(index = snapshot.index.0, bytes = snapshot.bytes, "a snapshot is stored");
     Ok(Done::Record(Upkeep::SnapshotTaken(snapshot)))
 }

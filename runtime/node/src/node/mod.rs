@@ -81,6 +81,9 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
     let _lock = take_over(&spec.data).await?;
     let life = begin_life(&spec.data)?;
     let (team, roles, environment) = configuration(&spec)?;
+    if let (Some("1"), Some(place)) = (environment.get("AMPHI_FAULTS"), environment.get("AMPHI_KILL_AT")) {
+        amphi_agents::failpoint::arm(place).map_err(anyhow::Error::msg)?;
+    }
     let world = World::open(&spec, &team, roles, &environment).await?;
     let (memory, clients, has_seat) = (world.memory.clone(), [world.client.clone(), world.edge.clone()], world.seats.is_some());
     let _sweep = AbortOnDropHandle::new(tokio::spawn(world.worktrees.sweep()));
