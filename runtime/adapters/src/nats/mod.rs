@@ -89,6 +89,13 @@ pub async fn connect_node(url: &str, name: &str, node: &str) -> Result<Client, C
     options.retry_on_initial_connect().connect(servers).await.map_err(ConnectError::Unreachable)
 }
 
+/// As [`connect_node`], but fails if nobody answers now.
+pub async fn connect_node_now(url: &str, name: &str, node: &str) -> Result<Client, ConnectError> {
+    let (servers, options) = connect_options(url, name)?;
+    let options = options.custom_inbox_prefix(amphi_protocol::subjects::inbox_of(node));
+    options.connect(servers).await.map_err(ConnectError::Unreachable)
+}
+
 /// As [`connect`], but returns at once and goes on trying if nobody answers yet.
 pub async fn connect_later(url: &str, name: &str) -> Result<Client, ConnectError> {
     let (servers, options) = connect_options(url, name)?;
@@ -117,6 +124,16 @@ pub fn with_credentials(url: &str, user: &str, password: &str) -> String {
         let (scheme, rest) = part.split_once("://").unwrap_or(("nats", part));
         let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
         format!("{scheme}://{user}:{password}@{address}")
+    };
+    url.split(',').map(one).collect::<Vec<_>>().join(",")
+}
+
+/// `url` without credentials, for each of its servers.
+pub fn without_credentials(url: &str) -> String {
+    let one = |part: &str| {
+        let part = part.trim();
+        let (scheme, rest) = part.split_once("://").unwrap_or(("nats", part));
+        format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, address)| address))
     };
     url.split(',').map(one).collect::<Vec<_>>().join(",")
 }

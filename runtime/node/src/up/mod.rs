@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use amphi_adapters::nats::managed::{DataLock, Durability, LockError, ManagedOptions, ManagedServer, NodeUrls, ServerState};
 use amphi_adapters::nats::remembered::write_durably;
-use amphi_adapters::nats::{Remembered, check_server, connect, connect_node, with_credentials};
+use amphi_adapters::nats::{Remembered, check_server, connect, connect_node, connect_node_now, with_credentials, without_credentials};
 use amphi_protocol::ids::{NodeId, ShardId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -260,18 +260,23 @@ impl Nats {
             refusal.text.push_str("\nlook at the address and the credentials of --nats; the file `node-url` in the data folder of the cluster's first `amphi up` has them");
             refusal
         })?;
-        check_server(&client).await.map_err(|e| unreachable(&e))?;
+        // A node without a seat may not even ask JetStream where the journals are.
+        if options.nats_edge.is_none() || !options.no_manager {
+            check_server(&client).await.map_err(|e| unreachable(&e))?;
+        }
         let same = |core: &str, edge: Option<&str>| {
             let login = Login { core: core.to_owned(), edge: edge.map(str::to_owned) };
             nodes.iter().map(|node| (node.clone(), login.clone())).collect()
         };
         if let Some(edge) = &options.nats_edge {
-            let clients = connect(edge, "amphi-up").await.map_err(|e| unreachable(&e))?;
+            let inbox = nodes.first().map_or("up", |node| node.as_str());
+            let clients = connect_node_now(edge, "amphi-up", inbox).await.map_err(|e| unreachable(&e))?;
             check_server(&clients).await.map_err(|e| unreachable(&e))?;
             if !options.no_manager {
                 durable(options, &client, url).await?;
             }
-            return Ok(Self { url: url.to_owned(), logins: same(url, Some(edge)), seat: !options.no_manager, managed: None });
+            // Nobody who reads our ready line is to have the rights of a node.
+            return Ok(Self { url: without_credentials(url), logins: same(url, Some(edge)), seat: !options.no_manager, managed: None });
         }
         let applicants = nodes.iter().map(|node| Applicant::new(node, &options.data.join(node.as_str()))).collect::<io::Result<Vec<_>>>();
         let applicants = applicants.map_err(|e| Refusal::caused(EXIT_USAGE, &e))?;

@@ -81,6 +81,25 @@ struct Permissions {
 }
 
 impl Accounts {
+    /// Those of `deploy/nats/accounts.conf`, whose passwords come from the server's environment.
+    pub fn template() -> Self {
+        let clients = Access::ALL.into_iter().rev().map(|access| {
+            let password = format!("$AMPHI_{}_PASSWORD", access.as_str().to_uppercase());
+            (access, Login { user: access.as_str().to_owned(), password })
+        });
+        let nodes = [1, 2].map(|number| NodeLogin {
+            node: NodeId::parse(&format!("worker-node-{number}")).expect("a literal id"),
+            password: format!("$AMPHI_WORKER_{number}_PASSWORD"),
+            seat: false,
+        });
+        Self {
+            core_password: "$AMPHI_CORE_PASSWORD".to_owned(),
+            edge_password: "$AMPHI_EDGE_PASSWORD".to_owned(),
+            clients: clients.collect(),
+            nodes: nodes.to_vec(),
+        }
+    }
+
     /// The `accounts` block.
     pub fn to_config(&self) -> String {
         let mut text = String::from("accounts {\n");
@@ -263,4 +282,22 @@ fn user(text: &mut String, name: &str, password: &str, permissions: &Permissions
 
 fn quoted(list: &[String]) -> String {
     list.iter().map(|subject| format!("\"{subject}\"")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_for_foreign_servers_is_what_the_managed_server_has() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/nats/accounts.conf");
+        let head =
+            "# Who may log in, and say and hear what. Written by runtime/adapters/src/nats/managed/accounts.rs; README.md explains it.\n";
+        let wanted = format!("{head}{}", Accounts::template().to_config());
+        if std::fs::read_to_string(path).unwrap_or_default() != wanted {
+            let made = std::env::temp_dir().join("accounts.conf");
+            std::fs::write(&made, wanted).unwrap();
+            panic!("deploy/nats/accounts.conf is not what the code makes: copy {} there", made.display());
+        }
+    }
 }
