@@ -1,6 +1,7 @@
 //! `amphi epic …`: check a file, look at epics, cancel them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use amphi_protocol::api::ErrorCode;
 use amphi_protocol::ids::EpicId;
@@ -86,8 +87,8 @@ pub struct WatchArgs {
 /// `epic verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// The epic's id; with --journal it may be left out to judge the whole file
-    #[arg(value_name = "EPIC", required_unless_present = "journal")]
+    /// The epic's id; without it everything is judged, the whole cluster or the whole file
+    #[arg(value_name = "EPIC")]
     id: Option<EpicId>,
     /// Judge an exported journal, offline (`-` is standard input)
     #[arg(long, value_name = "FILE")]
@@ -328,11 +329,14 @@ async fn events(global: &Global, screen: Screen, id: &EpicId) -> Result<u8, Fail
     }
 }
 
+/// Judging a cluster means reading all that ever happened in it.
+const VERIFY_ALL_WITHIN: Duration = Duration::from_secs(600);
+
 async fn verify(global: &Global, screen: Screen, args: VerifyArgs) -> Result<u8, Failure> {
     let verdict = match (&args.journal, &args.id) {
         (Some(path), id) => journal_file::check(path, id.as_ref())?,
         (None, Some(id)) => ask_epic(&Client::connect(global).await?, "epic.verify", &json!({ "epic": id })).await?,
-        (None, None) => return Err(Failure::usage("name an epic, or a file with --journal")),
+        (None, None) => Client::connect(global).await?.patient(VERIFY_ALL_WITHIN).call("epic.verify", &json!({})).await?,
     };
     screen.show(&verdict, verdict::verdict_text)?;
     Ok(if verdict["ok"] == Value::Bool(true) { exit::OK } else { exit::FAILED })

@@ -40,6 +40,11 @@ const EVIDENCE_SHOWN_MAX: usize = 8;
 
 /// A table of laws and one closing line.
 pub fn verdict_text(verdict: &Value, style: Style) -> String {
+    // Of a cluster with several shards there is one for each.
+    let of_shards = items(verdict, "shards");
+    if !of_shards.is_empty() {
+        return of_shards.iter().map(|verdict| verdict_text(verdict, style)).collect();
+    }
     let laws = items(verdict, "laws");
     let rows: Vec<Vec<Cell>> = laws
         .iter()

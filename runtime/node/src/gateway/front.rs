@@ -139,6 +139,7 @@ impl Front {
             return only.route(named, request).await;
         }
         match scope(named.0) {
+            Scope::Epic if named.0 == "epic.verify" && field(&request, "epic").is_none() => self.all_verdicts(named, &request).await,
             Scope::Any => self.in_shard(0, named, request).await,
             // What is no document is refused by any.
             Scope::Document => self.in_shard(self.of_project(project(&self.shards[0], &request).await), named, request).await,
@@ -183,6 +184,17 @@ impl Front {
             self.homes.insert(epic, home);
         }
         reply
+    }
+
+    /// The verdict on each shard; all hold only if each does.
+    async fn all_verdicts(&self, named: Named, request: &Request) -> Reply {
+        let replies = self.in_all(named, request).await;
+        if let Some(refused) = replies.iter().find(|(headers, _)| !headers.is_empty()) {
+            return refused.clone();
+        }
+        let verdicts: Vec<Value> = replies.iter().filter_map(|(_, body)| serde_json::from_slice(body).ok()).collect();
+        let holds = verdicts.len() == replies.len() && verdicts.iter().all(|verdict| verdict["ok"] == true);
+        render(Ok(json!({ "ok": holds, "shards": verdicts })))
     }
 
     /// Asks one shard after the other, `first` before the others, until one does not answer that there is no such thing.

@@ -108,7 +108,7 @@ async fn export_page(gateway: &Gateway, epic: &EpicId, after: Option<u64>, limit
     let at = known(gateway, epic).await?.at;
     let (mut lines, mut bytes, mut next) = (Vec::new(), 0, None);
     if after.is_none() {
-        lines.push(json_line(&ExportLine::Header(header(gateway, epic, &at))));
+        lines.push(json_line(&ExportLine::Header(header(gateway, Some(epic), &at))));
     }
     let mut last: Option<(CommitIndex, String)> = None;
     let from = after.map_or(at.first, |after| CommitIndex(after).next().max(at.first));
@@ -134,26 +134,31 @@ async fn export_page(gateway: &Gateway, epic: &EpicId, after: Option<u64>, limit
     Ok(Ok(json!({ "lines": lines, "next": next })))
 }
 
-/// `epic.verify`: the independent checker over the journal, and the replayed state against the live one.
+/// `epic.verify`: the independent checker over the journal, and the replayed state against the live one. Without an epic it judges all.
 pub async fn verify(gateway: Arc<Gateway>, request: Request) -> Answer {
-    let epic = request.fields()?.epic()?;
+    let epic = request.fields()?.epic_if_any()?;
     for _ in 1..TRIES {
-        match judge(&gateway, &epic).await? {
+        match judge(&gateway, epic.as_ref()).await? {
             Err(error) if may_have_moved(&error) => {}
             verdict => return verdict.map_err(unreadable),
         }
     }
-    judge(&gateway, &epic).await?.map_err(unreadable)
+    judge(&gateway, epic.as_ref()).await?.map_err(unreadable)
 }
 
-async fn judge(gateway: &Gateway, epic: &EpicId) -> Result<Result<Value, BootError>, ApiError> {
-    let (known, digest) = known_and(gateway, epic, State::digest).await?;
-    let at = known.at;
-    let mut state = match state_before(&*gateway.objects, &known.before, at.first).await {
+async fn judge(gateway: &Gateway, epic: Option<&EpicId>) -> Result<Result<Value, BootError>, ApiError> {
+    let (at, before, digest) = match epic {
+        Some(epic) => {
+            let (known, digest) = known_and(gateway, epic, State::digest).await?;
+            (known.at, known.before, digest)
+        }
+        None => gateway.manager.read(|at| (Whereabouts::of(at.state, at.sequence), StateBefore::of(at.state), at.state.digest())).await?,
+    };
+    let mut state = match state_before(&*gateway.objects, &before, at.first).await {
         Ok(state) => state,
         Err(error) => return Ok(Err(error)),
     };
-    let mut checker = Checker::new(Some(epic.clone()));
+    let mut checker = Checker::new(epic.cloned());
     checker.line(&ExportLine::Header(header(gateway, epic, &at)).encode()).map_err(unsound)?;
     let mut sink = EventSink::counting();
     let mut fault = None;
@@ -214,9 +219,9 @@ async fn known_and<T: Send + 'static>(
     known.await?.ok_or_else(|| not_found(epic))
 }
 
-fn header(gateway: &Gateway, epic: &EpicId, at: &Whereabouts) -> ExportHeader {
+fn header(gateway: &Gateway, epic: Option<&EpicId>, at: &Whereabouts) -> ExportHeader {
     let from = (at.first.0 > 1).then_some(at.first);
-    ExportHeader { shard: gateway.shard, epic: Some(epic.clone()), state_hash: None, from }
+    ExportHeader { shard: gateway.shard, epic: epic.cloned(), state_hash: None, from }
 }
 
 /// The journal is trimmed while it is read: what was still there when the reading began is in the archive now.

@@ -65,6 +65,11 @@ impl Fields {
         EpicId::parse(self.text("epic")?).map_err(bad_id)
     }
 
+    /// The epic, if one is named.
+    pub fn epic_if_any(&self) -> Result<Option<EpicId>, ApiError> {
+        self.text_if_any("epic")?.map(|epic| EpicId::parse(epic).map_err(bad_id)).transpose()
+    }
+
     /// The required task: `t` or `t[i]`.
     pub fn task(&self) -> Result<&str, ApiError> {
         let task = self.text("task")?;

@@ -23,8 +23,12 @@ use super::{ENDPOINTS, Gateway, Named, REQUESTS_AT_ONCE, Reply, render};
 const LEADER_WITHIN: Duration = Duration::from_secs(4);
 /// Pause before it is looked again.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long the leader's node may take; reading a long history takes its time.
+/// How long the leader's node may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long it may take to read a history, which may be long.
+const HISTORY_WITHIN: Duration = Duration::from_secs(600);
+/// Verbs that read history.
+const HISTORY: [&str; 4] = ["epic.events", "epic.export", "epic.report", "epic.verify"];
 /// Verbs that any node answers by itself.
 const ANYWHERE: [&str; 4] = ["epic.validate", "epic.plan", "node.join", "node.revoke"];
 /// What verbs that change nothing are called, after the dot.
@@ -69,7 +73,7 @@ impl Gateway {
         let mut headers =
             BTreeMap::from([(subjects::VERB_HEADER.to_owned(), name.to_owned()), (subjects::BY_HEADER.to_owned(), request.by.clone())]);
         headers.extend(request.message_id.iter().map(|id| (subjects::MESSAGE_ID_HEADER.to_owned(), id.clone())));
-        let within = ANSWER_WITHIN + super::locks::wait(name, request);
+        let within = if HISTORY.contains(&name) { HISTORY_WITHIN } else { ANSWER_WITHIN + super::locks::wait(name, request) };
         self.bus.request(subjects::passed_on(self.shard), headers, request.body.clone(), within).await
     }
 
