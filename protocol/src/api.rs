@@ -112,6 +112,7 @@ error_codes! {
     ClusterBusy = "cluster.busy", 429;
     RequestTimeout = "request.timeout", 504;
     JournalDamaged = "journal.damaged", 503;
+    BackupDamaged = "backup.damaged", 400;
     Internal = "internal", 500;
 }
 

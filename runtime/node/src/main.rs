@@ -3,6 +3,7 @@
 //! This file only tells these apart and starts the runtime. A guard runs before any thread exists, because it must stay small and
 //! alone; everything else is a command of [`cli`].
 
+mod backup;
 mod cli;
 mod gateway;
 mod node;

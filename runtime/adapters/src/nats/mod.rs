@@ -16,6 +16,7 @@ use async_nats::jetstream;
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 
 mod bus;
+pub mod copies;
 mod durability;
 mod events;
 mod journal;

@@ -5,6 +5,7 @@
 
 mod agent;
 mod arguments;
+mod backup;
 mod bars;
 mod catalog;
 mod client;
@@ -145,6 +146,10 @@ pub enum Command {
     Events(events::EventsArgs),
     /// Look for what is wrong with this machine or the cluster
     Doctor(doctor::DoctorArgs),
+    /// Copy a running cluster into a folder, and prove the copy by restoring it
+    Backup(backup::BackupArgs),
+    /// Make the data folder of a cluster from a backup
+    Restore(backup::RestoreArgs),
     /// Schemas of files and events
     #[command(subcommand)]
     Schema(schema::SchemaCommand),
@@ -197,6 +202,8 @@ async fn dispatch(global: &Global, screen: Screen, command: Command) -> Result<u
         Command::Logs(args) => output::logs(global, screen, args).await,
         Command::Events(args) => events::events(global, screen, args).await,
         Command::Doctor(args) => doctor::doctor(global, screen, args).await,
+        Command::Backup(args) => backup::backup(global, screen, args).await,
+        Command::Restore(args) => backup::restore(global, screen, args).await,
         Command::Schema(command) => schema::schema(screen, command),
         Command::Config(command) => config::config(global, screen, command),
         Command::Completion(args) => completion::completion(screen, &args),

@@ -223,6 +223,20 @@ impl ManagedServer {
     }
 }
 
+/// The URLs of both sides of the server that lives in a data folder, if one ever did; whether it runs is another question. Secrets.
+///
+/// # Errors
+/// Its identity cannot be read.
+pub fn local_urls(data: &std::path::Path) -> io::Result<Option<(String, String)>> {
+    let bytes = match std::fs::read(data.join("nats").join("identity.json")) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let identity: Identity = serde_json::from_slice(&bytes)?;
+    Ok(Some((identity.core_url(), identity.edge_url())))
+}
+
 fn prepare(options: ManagedOptions) -> Result<(Arc<Folder>, PathBuf, Identity, Durability), ManagedError> {
     let program = locate::find_server(options.tools.as_deref())?;
     let folder = Folder::open(&options.data)?;
