@@ -82,7 +82,7 @@ pub enum BootError {
     },
     /// The journal is not the one that this node knows.
     #[error(
-        "this node remembers commit {index} of the journal, which {found}: an old backup was restored or a disk was lost; nothing is started on it"
+        "this node remembers commit {index} of the journal, which {found}: an old backup was restored or a disk was lost; nothing is started on it\nrestore a newer backup, or give up what came since on your word: amphi restore --force --accept-older"
     )]
     Replaced {
         /// The commit remembered.
