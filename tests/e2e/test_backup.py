@@ -79,6 +79,38 @@ async def test_a_restored_cluster_goes_on_where_the_backup_was_taken(c):
     await in_its_own(c, work)
 
 
+async def test_all_shards_are_there_again(c):
+    """As many as there were, each with its own locks, and none takes another's projects."""
+
+    async def work(own):
+        config = os.path.join(own.folder, "shards.yaml")
+        with open(config, "w", encoding="utf-8") as file:
+            file.write("version: 1\ncluster: {shards: 3}\n")
+        cluster = Cluster(tempfile.mkdtemp(prefix="shards-", dir=own.folder), ["--capacity", "4", "--config", config])
+        await cluster.start()
+        held = {}
+        for project in ("default", "one", "two", "three", "four"):
+            held[project] = (await cluster.api("lock.acquire", {"resource": "x", "project": project, "owner": project, "ttl_ms": 3_600_000}))["token"]
+        folder = await backup(cluster, "backup")
+        same([tail["shard"] for tail in manifest(folder)["shards"]], [0, 1, 2])
+        same(await cluster.stop(), 0)
+        data = os.path.join(tempfile.mkdtemp(prefix="restored-", dir=own.folder), "data")
+        (await restore(own, folder, data)).exits(0)
+        again = Cluster(os.path.dirname(data), ["--capacity", "4"])
+        await again.start()
+        try:
+            locks = (await again.api("lock.list"))["locks"]
+            same({lock["project"]: lock["holders"][0]["token"] for lock in locks}, held)
+            for project, token in held.items():
+                await again.api("lock.release", {"resource": "x", "project": project, "token": token})
+            epic, _ = await again.run({"t": {"run": "true"}}, "succeeded", project="one")
+            assert (await again.api("epic.verify", {"epic": epic.id}))["ok"]
+        finally:
+            same(await again.stop(), 0)
+
+    await in_its_own(c, work)
+
+
 async def test_a_damaged_backup_is_refused_and_nothing_is_touched(c):
     async def work(own):
         await own.run({"t": {"run": "true"}}, "succeeded")

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use amphi_adapters::nats::connect;
 use amphi_adapters::nats::copies::{StreamCopy, stream_names};
 use amphi_adapters::nats::managed::{DataLock, Durability, ManagedOptions, ManagedServer, local_urls};
-use amphi_protocol::subjects::{MESSAGES_STREAM, OBJECTS_BUCKET, OUTPUT_STREAM, PINS_BUCKET};
+use amphi_protocol::subjects::{MESSAGES_STREAM, OBJECTS_BUCKET, OUTPUT_STREAM, PINS_BUCKET, SEATS_STREAM};
 use anyhow::{Context as _, bail};
 use async_nats::Client;
 
@@ -117,7 +117,8 @@ async fn write(
     Ok(manifest)
 }
 
-/// The streams of a backup: journals first, then what they refer to. Events are made again from the journal; a lease is nobody's any more.
+/// The streams of a backup: journals first, then what they refer to. Events are made again from the journal. The leases are
+/// over by the time anybody sees them; beside them stands how many shards the cluster has.
 async fn wanted(sides: &Sides) -> anyhow::Result<Vec<(Account, String)>> {
     let listed = |names: Result<Vec<String>, String>| names.map_err(|why| anyhow::anyhow!("listing the streams: {why}"));
     let core = listed(stream_names(&sides.core).await)?;
@@ -125,7 +126,7 @@ async fn wanted(sides: &Sides) -> anyhow::Result<Vec<(Account, String)>> {
     let journals = core.iter().filter(|name| name.starts_with("AMPHI_JOURNAL_"));
     let objects = format!("OBJ_{OBJECTS_BUCKET}");
     let pins = format!("KV_{PINS_BUCKET}");
-    let others = core.iter().filter(|name| **name == objects);
+    let others = core.iter().filter(|name| **name == objects || *name == SEATS_STREAM);
     let of_edge = edge.iter().filter(|name| [MESSAGES_STREAM, OUTPUT_STREAM, &pins].contains(&name.as_str()));
     let all: Vec<(Account, String)> =
         journals.chain(others).map(|name| (Account::Core, name.clone())).chain(of_edge.map(|name| (Account::Edge, name.clone()))).collect();
