@@ -5,7 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use amphi_adapters::nats::managed::accounts::private_inbox;
 use amphi_config::Environment;
+use amphi_protocol::access::Access;
 use amphi_protocol::api::{ApiError, ErrorCode};
 use amphi_protocol::subjects;
 use async_nats::client::RequestErrorKind;
@@ -111,6 +113,13 @@ pub fn redacted(url: &str) -> String {
     url.split(',').map(one).collect::<Vec<_>>().join(",")
 }
 
+/// The user in a URL (in the first of several), if it has a password too.
+fn credentials_user(url: &str) -> Option<&str> {
+    let first = url.split(',').next()?;
+    let (credentials, _) = first.split_once("://").map_or(first, |(_, rest)| rest).rsplit_once('@')?;
+    credentials.split_once(':').map(|(user, _)| user)
+}
+
 impl Client {
     /// Connects to the cluster that the user means.
     pub async fn connect(global: &Global) -> Result<Self, Failure> {
@@ -120,6 +129,12 @@ impl Client {
             .map_err(|_| Failure::usage(format!("`{shown}` (from {origin}) is no NATS URL")).hint("for instance nats://127.0.0.1:4222"))?;
         let options = match find_context(global)? {
             Some(context) => context.log_in(options, &Environment::capture()).await?,
+            None => options,
+        };
+        // A known role has an inbox of its own on a server with our accounts, where nobody else overhears the answers.
+        let user = credentials_user(&url).filter(|user| Access::of_user(user).is_some());
+        let options = match user {
+            Some(user) => options.custom_inbox_prefix(private_inbox(user)),
             None => options,
         };
         let (said, denied) = watch::channel(String::new());
@@ -324,6 +339,15 @@ mod tests {
         assert_eq!(redacted("nats://me:secret@127.0.0.1:4222"), "nats://***@127.0.0.1:4222");
         assert_eq!(redacted("nats://a:b@h:1,nats://c@d:2"), "nats://***@h:1,nats://***@d:2");
         assert_eq!(redacted("127.0.0.1:4222"), "127.0.0.1:4222");
+    }
+
+    #[test]
+    fn the_user_of_a_url_is_what_stands_before_its_password() {
+        assert_eq!(credentials_user("nats://viewer:secret@h:1,nats://b:c@h:2"), Some("viewer"));
+        assert_eq!(credentials_user("viewer:secret@h"), Some("viewer"));
+        for without in ["nats://h:1", "nats://token@h:1", ""] {
+            assert_eq!(credentials_user(without), None, "{without}");
+        }
     }
 
     #[test]

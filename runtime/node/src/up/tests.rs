@@ -173,15 +173,18 @@ fn each_node_gets_its_own_spec_over_a_pipe_and_no_credentials_on_its_command_lin
     let specs: Vec<Value> = up.output("specs").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let one = specs.iter().find(|s| s["node"] == "node-1").unwrap();
     let two = specs.iter().find(|s| s["node"] == "node-2").unwrap();
-    // Each node logs in to the same server as a user of its own: none can speak for another, and clients for none.
+    // Each node logs in to the same server as a user of its own, on both sides: who has one's credentials is not the other.
     let address = |url: &Value| url.as_str().unwrap().split('@').nth(1).unwrap().to_owned();
-    assert_eq!((address(&one["nats"]), address(&two["nats"])), (address(&ready["nats"]), address(&ready["nats"])));
-    assert!(one["nats"] != ready["nats"] && one["nats"] != two["nats"] && two["nats"] != ready["nats"]);
+    let urls = [&ready["nats"], &one["nats"], &one["edge"], &two["nats"], &two["edge"]];
+    assert!(urls.iter().all(|url| address(url) == address(&ready["nats"])), "one server");
+    let user = |url: &Value| url.as_str().unwrap().split(['/', ':', '@']).nth(3).unwrap().to_owned();
+    assert_eq!(urls.map(user), ["admin", "node-1", "node-1.edge", "node-2", "node-2.edge"]);
     assert_eq!((&one["seat"], &two["seat"]), (&Value::Bool(true), &Value::Bool(true)), "both stand by");
     assert_eq!(one["cluster"], two["cluster"]);
     assert_ne!(one["data"], two["data"]);
     let password = |url: &Value| url.as_str().unwrap().split(['/', '@']).nth(2).unwrap().split(':').nth(1).unwrap().to_owned();
-    let passwords = [password(&ready["nats"]), password(&one["nats"])];
+    let passwords = [&ready["nats"], &one["nats"], &two["nats"]].map(password);
+    assert!(passwords[0] != passwords[1] && passwords[1] != passwords[2]);
     let shown = |text: &str| passwords.iter().any(|password| text.contains(password));
     for pid in [pid_of(&ready, 0), nats_pid(&ready), up.process.id()] {
         let line = String::from_utf8(std::fs::read(format!("/proc/{pid}/cmdline")).unwrap()).unwrap();
