@@ -9,6 +9,7 @@ case the laws are checked from outside (see stage.py). --quick is the part of it
 import argparse
 import asyncio
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -114,6 +115,8 @@ class Runner:
 
 
 def main():
+    # Told to end, it ends what it started first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", help="numbers or parts of names; default: all")
     parser.add_argument("--list", action="store_true", help="what there is, without running it")

@@ -377,6 +377,8 @@ def litter(folder):
 
 
 def main():
+    # Told to end, it ends what it started first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--minutes", type=float, default=2)
