@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::epic::{Epic, Instance};
+use crate::mutants::{Mutant, planted};
 use crate::sink::{EventSink, data};
 use crate::state::State;
 
@@ -50,6 +51,9 @@ impl Epic {
 
     /// What an attempt is told of the effects of its run.
     pub(crate) fn known_effects(&self, i: u32) -> std::collections::BTreeMap<String, KnownEffect> {
+        if planted(Mutant::EffectOnce) {
+            return Default::default();
+        }
         let known = self.instances[i as usize].effects.iter().filter_map(|(name, effect)| {
             let known = match &effect.end {
                 Some(EffectEnd::Done { outputs }) => KnownEffect::Done { outputs: outputs.clone() },
