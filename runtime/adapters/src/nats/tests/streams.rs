@@ -164,10 +164,11 @@ async fn objects_are_stored_once_and_read_back_over_a_restart() {
 async fn the_bus_carries_headers_answers_and_says_when_nobody_listens() {
     let fixture = Fixture::start().await;
     let bus = NatsBus::new(fixture.client().await);
-    let client = fixture.client().await;
+    // Nodes answer each other only where no client may listen.
+    let client = super::super::connect_node_now(&fixture.server.core_url(), "test", "node-1").await.unwrap();
     let other = NatsBus::new(client.clone());
     assert!(bus.is_connected());
-    let mut inbox = bus.subscribe("amphi.int.test".to_owned()).await.unwrap();
+    let mut inbox = bus.subscribe("amphi.int.manager.test".to_owned()).await.unwrap();
     let headers = BTreeMap::from([("Amphi-Codec".to_owned(), "bincode/1".to_owned())]);
     // The clone is kept: a connection whose last handle is dropped ends without sending what is queued.
     let answerer = bus.clone();
@@ -176,16 +177,16 @@ async fn the_bus_carries_headers_answers_and_says_when_nobody_listens() {
         answerer.publish(message.reply.clone().unwrap(), BTreeMap::new(), "pong".into()).await.unwrap();
         message
     });
-    let answer = other.request("amphi.int.test".to_owned(), headers.clone(), "ping".into(), DEADLINE).await.unwrap();
+    let answer = other.request("amphi.int.manager.test".to_owned(), headers.clone(), "ping".into(), DEADLINE).await.unwrap();
     assert_eq!(answer.body, "pong");
     let asked = answering.await.unwrap();
     assert_eq!((asked.headers, asked.body), (headers, Bytes::from("ping")));
 
-    let nobody = other.request("amphi.int.nobody".to_owned(), BTreeMap::new(), Bytes::new(), DEADLINE).await;
+    let nobody = other.request("amphi.int.manager.nobody".to_owned(), BTreeMap::new(), Bytes::new(), DEADLINE).await;
     assert!(matches!(nobody, Err(BusError::NoResponders { .. })), "{nobody:?}");
-    let _silent = client.subscribe("amphi.int.silent").await.unwrap();
+    let _silent = client.subscribe("amphi.int.manager.silent").await.unwrap();
     client.flush().await.unwrap();
-    let silence = other.request("amphi.int.silent".to_owned(), BTreeMap::new(), Bytes::new(), Duration::from_millis(50)).await;
+    let silence = other.request("amphi.int.manager.silent".to_owned(), BTreeMap::new(), Bytes::new(), Duration::from_millis(50)).await;
     assert!(matches!(silence, Err(BusError::Timeout { .. })), "{silence:?}");
 }
 
@@ -198,14 +199,14 @@ async fn reconnected(fixture: &Fixture) -> async_nats::Client {
 async fn a_subscription_survives_a_restart_of_the_server() {
     let fixture = Fixture::start().await;
     let bus = NatsBus::new(fixture.client().await);
-    let mut inbox = bus.subscribe("amphi.int.test".to_owned()).await.unwrap();
+    let mut inbox = bus.subscribe("amphi.int.manager.test".to_owned()).await.unwrap();
     fixture.kill_server().await;
     let other = NatsBus::new(reconnected(&fixture).await);
     // Core messages are lost while the subscriber is away: sent until one arrives.
     let deadline = tokio::time::Instant::now() + DEADLINE;
     let received = loop {
         assert!(tokio::time::Instant::now() < deadline, "nothing arrives any more");
-        other.publish("amphi.int.test".to_owned(), BTreeMap::new(), "x".into()).await.unwrap();
+        other.publish("amphi.int.manager.test".to_owned(), BTreeMap::new(), "x".into()).await.unwrap();
         if let Ok(message) = tokio::time::timeout(Duration::from_millis(100), inbox.next()).await {
             break message;
         }
