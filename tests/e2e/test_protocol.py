@@ -360,7 +360,7 @@ async def test_verify_judges_every_law(c):
 
 async def test_what_does_not_exist_is_404(c):
     epic, _ = await c.run({"a": {"tool": "noop"}}, "succeeded")
-    for verb in "epic.get epic.cancel epic.events epic.export task.list".split():
+    for verb in "epic.get epic.cancel epic.events epic.verify epic.export task.list".split():
         await c.refused(verb, {"epic": "no-such-epic"}, "epic.not_found", 404)
     for verb in "task.get task.retry task.cancel task.why task.logs".split():
         await c.refused(verb, {"epic": "no-such-epic", "task": "a"}, "epic.not_found", 404)
@@ -386,7 +386,7 @@ async def test_what_cannot_be_now_is_409(c):
 
 
 async def test_a_verb_without_its_fields_is_400(c):
-    for verb in "epic.get epic.cancel epic.events epic.verify epic.export task.get task.list task.retry task.cancel task.why task.logs agent.get agent.restart node.get incident.get incident.resolve".split():
+    for verb in "epic.get epic.cancel epic.events epic.export task.get task.list task.retry task.cancel task.why task.logs agent.get agent.restart node.get incident.get incident.resolve".split():
         refused = await c.refused(verb, b"", "request.invalid", 400)
         assert "`" in refused.error["message"], refused
         await c.refused(verb, {"epic": 7, "task": [], "agent": {}, "node": 1.5, "incident": True}, "request.invalid", 400)
