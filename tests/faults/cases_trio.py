@@ -102,11 +102,11 @@ async def one_cut_off(stage):
     except Exception:  # it was never good for anything
         pass
     if lonely:
-        # Accepted is accepted: then it has to be in the journal of all.
+        # A node whose connections stand on both sides may carry it over; accepted is accepted: it has to be in the journal of all.
         from load import Epic
 
         stage.trial.epics[lonely[0]] = Epic("minority", document["document"], tools={"a"})
-    stage.said = f"accepted again {took:.1f} s after the cut; the lonely side accepted {len(lonely)}"
+    stage.said = f"accepted again {took:.1f} s after the cut; asked on the lonely side: {len(lonely)} accepted, and in the journal"
 
 
 async def all_killed(stage):

@@ -16,6 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
+import cases_clocks
 import cases_disk
 import cases_links
 import cases_managers
@@ -33,7 +34,7 @@ AT_ONCE = 2
 LIMIT = 600
 CASES = [
     case
-    for file in (cases_managers, cases_nodes, cases_links, cases_nats, cases_disk, cases_trio, cases_others)
+    for file in (cases_managers, cases_nodes, cases_links, cases_nats, cases_disk, cases_clocks, cases_trio, cases_others)
     for case in file.CASES
 ]
 

@@ -12,6 +12,10 @@ from stage import Stage, need
 CONFIRMED = {"AMPHI_CLUSTER_DURABILITY_CONFIRMED": "true"}
 
 
+# `amphi up` ends with it when it finds no NATS at its start.
+UNREACHABLE = 6
+
+
 class Fleet:
     """`shape` has one entry per `up`: the options of that one. `trio`: three NATS servers in place of one."""
 
@@ -68,9 +72,10 @@ class Fleet:
                 continue
             for number, up in enumerate(self.ups):
                 if up.up.poll() is not None:
-                    # TERM ends it with 0, a second one and ours with KILL.
+                    # TERM ends it with 0, ours is KILL; with 6 it says that NATS cannot be reached, and may be started again.
                     if up.up.returncode not in (0, KILLED):
-                        self.trouble.append(f"up{number} ended by itself with {up.up.returncode}; see {up.log}")
+                        if up.up.returncode != UNREACHABLE:
+                            self.trouble.append(f"up{number} ended by itself with {up.up.returncode}; see {up.log}")
                         await asyncio.sleep(0.5)
                     up.start()
             for server in self.servers:

@@ -12,7 +12,6 @@ from collections import Counter
 import nats
 
 from client import Client, Refused
-from cluster import environment, program
 from judge import LAWS, MATRIX, Evidence, History, Ledger
 from load import Maker
 
@@ -25,17 +24,6 @@ MANY = 40
 
 def say(text):
     print(text, flush=True)
-
-
-async def amphi(*arguments):
-    """Runs the program under test; what it says, whether it ends with 0 or with 1 (a law is violated)."""
-    done = await asyncio.create_subprocess_exec(
-        program(), *map(str, arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment()
-    )
-    out, err = await done.communicate()
-    if done.returncode not in (0, 1):
-        raise OSError(f"amphi {' '.join(map(str, arguments[-4:]))} ended with {done.returncode}: {err.decode(errors='replace')[-300:]}")
-    return out.decode()
 
 
 class Trial:

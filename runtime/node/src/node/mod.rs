@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use amphi_adapters::nats::leave_lonely_server;
 use amphi_adapters::nats::managed::{DataLock, LockError};
 use amphi_adapters::process::{become_subreaper, confirm_dead};
 use amphi_config::{Environment, RoleBase, Sources, TeamConfig, load};
@@ -87,6 +88,10 @@ async fn live(spec: NodeSpec, gone: CancellationToken) -> anyhow::Result<()> {
     let world = World::open(&spec, &team, roles, &environment).await?;
     let (memory, clients, has_seat) = (world.memory.clone(), [world.client.clone(), world.edge.clone()], world.seats.is_some());
     let _sweep = AbortOnDropHandle::new(tokio::spawn(world.worktrees.sweep()));
+    let _wander = clients.clone().map(|client| {
+        let url = spec.nats.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move { leave_lonely_server(&client, &url).await }))
+    });
     let tree = Tree::plant(&spec, life, &team, world).await?;
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let [terminate, interrupt] = &mut signals;
