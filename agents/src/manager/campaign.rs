@@ -33,6 +33,8 @@ const PROBES: u32 = 2;
 const SETTLED: Duration = Duration::from_secs(1);
 /// A process waits so long for each lease that it holds already, so that others take theirs first and shards spread over nodes.
 const MODESTY: Duration = Duration::from_millis(250);
+/// The same for a lease that nobody ever held: the other nodes of a new cluster may still be starting.
+const FIRST_MODESTY: Duration = Duration::from_secs(1);
 /// Standbys that see the same thing at the same time do not run at the same time.
 const JITTER_MS: u64 = 60;
 /// Pause after the lease could not be asked for.
@@ -97,7 +99,7 @@ pub(super) struct Campaign {
     term: Arc<Term>,
 }
 
-/// Counts a held lease as long as it lives.
+/// Counts a lease that is held, or about to be taken, as long as it lives.
 struct Held(Arc<AtomicUsize>);
 
 impl Drop for Held {
@@ -129,11 +131,12 @@ impl Campaign {
     /// Ends when the lease was held and is lost, or when the Manager is gone.
     pub async fn run(self, manager: ActorRef<ManagerMessage>) {
         loop {
-            let expected = self.stand_by().await;
+            let (expected, held) = self.stand_by().await;
             let sent = Instant::now();
             match self.candidacy.lease.claim(expected, Some(self.me.clone())).await {
                 Ok(Some(sequence)) => {
                     let reason = self.hold(sequence, sent, &manager).await;
+                    drop(held);
                     self.term.end();
                     let _gone = manager.cast(ManagerMessage::Deposed(reason));
                     return;
@@ -147,8 +150,9 @@ impl Campaign {
         }
     }
 
-    /// Waits until the lease may be taken; returns the sequence of the claim to replace.
-    async fn stand_by(&self) -> u64 {
+    /// Waits until the lease may be taken; returns the sequence of the claim to replace, and the count of it among those that this process
+    /// holds.
+    async fn stand_by(&self) -> (u64, Held) {
         let now = Instant::now();
         let mut watch = Watch { claim: None, holder_since: now, connection: (self.bus.connections(), now), misses: 0, next_look: now };
         loop {
@@ -157,9 +161,9 @@ impl Campaign {
                 continue;
             }
             if (watch.misses >= PROBES || Instant::now() >= watch.next_look)
-                && let Some(sequence) = self.may_take(&mut watch).await
+                && let Some(turn) = self.may_take(&mut watch).await
             {
-                return sequence;
+                return turn;
             }
             let next = Instant::now() + PROBE_EVERY;
             self.probe(&mut watch).await;
@@ -187,18 +191,23 @@ impl Campaign {
     }
 
     /// The sequence to replace, if the lease is free as far as can be seen from here, and it is our turn.
-    async fn may_take(&self, watch: &mut Watch) -> Option<u64> {
+    async fn may_take(&self, watch: &mut Watch) -> Option<(u64, Held)> {
         let sequence = self.look(watch).await.ok()??;
-        let burden = || u32::try_from(self.candidacy.held.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
         let jitter = Duration::from_millis(u64::from(uuid::Uuid::now_v7().as_bytes()[15]) % JITTER_MS);
-        let (began, mut turn) = (Instant::now(), jitter + MODESTY * burden());
-        while began.elapsed() < turn {
-            tokio::time::sleep(turn.saturating_sub(began.elapsed())).await;
-            // Another seat of this process may have taken one meanwhile.
-            turn = jitter + MODESTY * burden();
-        }
+        let modesty = if sequence == 0 { FIRST_MODESTY } else { MODESTY };
+        let (began, count) = (Instant::now(), &self.candidacy.held);
+        let held = loop {
+            let burden = count.load(Ordering::Relaxed);
+            let turn = jitter + modesty * u32::try_from(burden).unwrap_or(u32::MAX);
+            if began.elapsed() < turn {
+                tokio::time::sleep(turn.saturating_sub(began.elapsed())).await;
+            } else if count.compare_exchange(burden, burden + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                // Another seat of this process that looks now counts this one already.
+                break Held(count.clone());
+            }
+        };
         // Somebody else's turn may have come first.
-        (self.look(watch).await.ok()?? == sequence).then_some(sequence)
+        (self.look(watch).await.ok()?? == sequence).then_some((sequence, held))
     }
 
     /// Reads the claim. `Some` if it may be replaced: it is nobody's, it was our own process's former life's, it was not renewed for its
@@ -236,8 +245,6 @@ impl Campaign {
     /// Holds the lease as long as it can be renewed. Returns why it is lost.
     async fn hold(&self, mut sequence: u64, sent: Instant, manager: &ActorRef<ManagerMessage>) -> String {
         let ttl = self.candidacy.ttl;
-        self.candidacy.held.fetch_add(1, Ordering::Relaxed);
-        let _held = Held(self.candidacy.held.clone());
         let (bus, shard) = (self.bus.clone(), self.shard);
         let _presence = AbortOnDropHandle::new(tokio::spawn(be_present(bus, shard)));
         self.term.confirm(sequence, sent, ttl);
