@@ -60,6 +60,9 @@ pub struct Life {
     pub home: String,
 }
 
+/// Serves one kind of news for a Manager.
+type Serve = fn(Arc<dyn MessageBus>, ShardId, ManagerHandle) -> BoxFuture<'static, ()>;
+
 /// What a node has for one shard: a seat if it may lead, a desk and agents of their own. Nothing crosses shards.
 struct Branch {
     shard: ShardId,
@@ -135,9 +138,9 @@ impl Planting<'_> {
             for (branch, seat) in branches.iter().filter_map(|branch| Some((branch, seats.get(&branch.shard)?))) {
                 children.push(self.seat(branch, seat));
                 children.extend([
-                    self.inputs_door(branch),
-                    self.heartbeats_door(branch),
-                    self.deaths_door(branch),
+                    self.door(branch, "inputs", |bus, shard, manager| Box::pin(serve_inputs(bus, shard, manager))),
+                    self.door(branch, "heartbeats", |bus, shard, manager| Box::pin(serve_heartbeats(bus, shard, manager))),
+                    self.door(branch, "deaths", |bus, shard, manager| Box::pin(serve_deaths(bus, shard, manager))),
                     self.memory_door(branch),
                 ]);
             }
@@ -244,45 +247,16 @@ impl Planting<'_> {
         })
     }
 
-    fn inputs_door(&self, branch: &Branch) -> ChildSpec {
+    /// What comes in over the bus for a shard's Manager, served for as long as there is a bus.
+    fn door(&self, branch: &Branch, what: &str, serve: Serve) -> ChildSpec {
         let (bus, shard, manager) = (self.world.bus.clone(), branch.shard, branch.manager.clone());
         service(
             self.node().as_str(),
-            &in_shard("inputs", shard),
+            &in_shard(what, shard),
             Arc::new(move || {
-                let (bus, manager) = (bus.clone(), manager.clone());
+                let served = serve(bus.clone(), shard, manager.clone());
                 Box::pin(async move {
-                    serve_inputs(bus, shard, manager).await;
-                    "the subscription ended".to_owned()
-                })
-            }),
-        )
-    }
-
-    fn heartbeats_door(&self, branch: &Branch) -> ChildSpec {
-        let (bus, shard, manager) = (self.world.bus.clone(), branch.shard, branch.manager.clone());
-        service(
-            self.node().as_str(),
-            &in_shard("heartbeats", shard),
-            Arc::new(move || {
-                let (bus, manager) = (bus.clone(), manager.clone());
-                Box::pin(async move {
-                    serve_heartbeats(bus, shard, manager).await;
-                    "the subscription ended".to_owned()
-                })
-            }),
-        )
-    }
-
-    fn deaths_door(&self, branch: &Branch) -> ChildSpec {
-        let (bus, shard, manager) = (self.world.bus.clone(), branch.shard, branch.manager.clone());
-        service(
-            self.node().as_str(),
-            &in_shard("deaths", shard),
-            Arc::new(move || {
-                let (bus, manager) = (bus.clone(), manager.clone());
-                Box::pin(async move {
-                    serve_deaths(bus, shard, manager).await;
+                    served.await;
                     "the subscription ended".to_owned()
                 })
             }),
