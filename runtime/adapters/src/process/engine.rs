@@ -35,8 +35,10 @@ const ARGUMENT_BYTES_MAX: usize = 100 * 1024;
 const PIPE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the end of an attempt waits for its output to be stored.
 const LOG_PATIENCE: Duration = Duration::from_secs(5);
-/// How long storing all artifacts of an attempt may take.
-const ARTIFACTS_PATIENCE: Duration = Duration::from_secs(120);
+/// How long the artifacts of what an attempt needs may take to come.
+const INPUTS_PATIENCE: Duration = Duration::from_secs(120);
+/// How long storing all artifacts of an attempt may take, outages of the store included: the work is done, and would have to be done again.
+const ARTIFACTS_PATIENCE: Duration = Duration::from_secs(600);
 const NEWS_EVERY: Duration = Duration::from_secs(1);
 
 /// What a node's processes run with.
@@ -169,7 +171,7 @@ fn begin(shared: &Shared, order: &JobOrder) -> Result<(Folders, Tree), BeginErro
     let workdir = workdir.map_err(|reference| BeginError::Task(no_value(&reference)))?;
     let folders = Folders::make(&shared.data_dir, order, workdir.as_deref())?;
     // This thread may block, and nothing runs yet that a cancel would have to end.
-    Handle::current().block_on(timeout(ARTIFACTS_PATIENCE, bring_inputs(&order.job.inputs, &folders.inputs(), &*shared.objects)))??;
+    Handle::current().block_on(timeout(INPUTS_PATIENCE, bring_inputs(&order.job.inputs, &folders.inputs(), &*shared.objects)))??;
     let environment = environment(&shared.basics, order, script, &folders, &values)?;
     let tree = shared.trees.start(TreeOrder {
         name: attempt_name(&order.attempt),

@@ -19,8 +19,9 @@ pub const OUTPUTS_BYTES_MAX: u64 = 1024 * 1024;
 pub const ARTIFACTS_MAX: usize = 1000;
 /// Most bytes that an attempt may leave.
 pub const ARTIFACT_BYTES_MAX: u64 = 256 * 1024 * 1024;
-const STORE_TRIES: u32 = 5;
+/// Pause before what could not be stored is stored again.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
+/// How long one try may take.
 const STORE_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Why results were not taken.
@@ -87,7 +88,8 @@ fn open_regular(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Stores all regular files under `folder`; links and everything else are passed over.
+/// Stores all regular files under `folder`; links and everything else are passed over. While the store is away it tries again: what was
+/// done is not lost for an outage. The caller bounds the time.
 pub async fn keep_artifacts(folder: PathBuf, objects: &dyn ObjectStore) -> Result<Vec<Artifact>, ResultError> {
     let root = folder.clone();
     let files = blocking("the artifacts cannot be listed", move || list_files(&root)).await??;
@@ -110,15 +112,15 @@ async fn blocking<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send
 async fn store(objects: &dyn ObjectStore, name: &str, bytes: Bytes) -> Result<(), ResultError> {
     let failed =
         |source: Box<dyn std::error::Error + Send + Sync>| ResultError::Node { what: "an artifact cannot be stored".to_owned(), source };
-    for attempt in 1.. {
+    loop {
         match tokio::time::timeout(STORE_TIME_MAX, objects.put(name, bytes.clone())).await {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) if error.damaged || attempt >= STORE_TRIES => return Err(failed(error.into())),
-            Err(elapsed) if attempt >= STORE_TRIES => return Err(failed(elapsed.into())),
-            Ok(Err(_)) | Err(_) => tokio::time::sleep(STORE_PAUSE).await,
+            Ok(Err(error)) if error.damaged => return Err(failed(error.into())),
+            Ok(Err(error)) => tracing::debug!(%error, "an artifact is stored later"),
+            Err(_) => tracing::debug!("an artifact is stored later: no answer"),
         }
+        tokio::time::sleep(STORE_PAUSE).await;
     }
-    Ok(())
 }
 
 fn read_artifact(path: &Path) -> Result<Option<Bytes>, ResultError> {
