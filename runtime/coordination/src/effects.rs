@@ -132,6 +132,20 @@ impl State {
         }
     }
 
+    /// An attempt succeeded: what it was there to bring about has happened. It has said so before; only a leader that was deposed without
+    /// knowing, and did not hear that, has anything to close here.
+    pub(crate) fn effects_succeeded(&mut self, at: &AttemptRef, sink: &mut EventSink) {
+        let instance = &mut self.epic_mut(&at.epic).instances[at.i as usize];
+        let mut done = Vec::new();
+        for (name, effect) in instance.effects.iter_mut().filter(|(_, effect)| effect.is_open()) {
+            effect.end = Some(EffectEnd::Done { outputs: Default::default() });
+            done.push(name.clone());
+        }
+        for name in done {
+            self.effect_event(sink, EventType::EffectDone, (&at.epic, at.i), &name, data! { "by": "its attempt, which succeeded" });
+        }
+    }
+
     /// A person's word on a run counts for the effects that are open in it.
     pub(crate) fn effects_resolved(&mut self, (id, i): (&EpicId, u32), resolution: Resolution, by: &str, sink: &mut EventSink) {
         let open = self.epics[id].instances[i as usize].effects.iter().filter(|(_, effect)| effect.is_open());

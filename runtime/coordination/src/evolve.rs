@@ -283,7 +283,10 @@ impl State {
             self.timers.remove(&Timer { at: deadline, epic: at.epic.clone(), i: at.i, kind: TimerKind::Timeout });
         }
         let locks = self.epics[&at.epic].locks(at.i);
-        self.effects_cut_off(at, sink);
+        match next {
+            Next::Succeeded => self.effects_succeeded(at, sink),
+            Next::Retry { .. } | Next::Failed | Next::Unknown | Next::Cancelled => self.effects_cut_off(at, sink),
+        }
         // The outcome is told while the instance still shows its agent, the locks after it.
         self.outcome_event(at, &attempt, end, next, sink);
         for (key, mode) in &locks {
