@@ -153,6 +153,12 @@ async def test_what_was_refused_did_not_happen_and_what_broke_is_a_question(c, s
     refused = await c.submit(shop.post("/do/422", retry=0))
     broken = await c.submit(shop.post("/do/503", check=False, retry={"attempts": 3, "backoff": "10ms"}))
     asked = await c.submit(shop.post("/do/500", retry={"attempts": 2, "backoff": "10ms"}))
+    # The server may be at work on it.
+    pending = await c.submit(shop.post("/do/409", check=False, retry=0))
+    waiting, _ = await incident_of(c, pending)
+    same(len(shop.tokens[key_of(pending)]), 1)
+    await c.api("incident.resolve", {"incident": waiting, "as": "failed"})
+    await pending.end("failed")
     same((await refused.end("failed"))["by_task"]["t"]["state"], "failed")
     same([event["type"] for event in refused.events if event["type"].startswith("effect.")], ["effect.intended", "effect.not_done"])
     incident, shown = await incident_of(c, broken)

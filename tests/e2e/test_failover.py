@@ -166,6 +166,8 @@ async def test_shards_are_spread_and_a_moved_one_goes_on(c):
             if not after:
                 break
         same(pages, sorted(epic.id for epic in epics), "page by page")
+        same((await own.api("node.get", {"node": first["id"]}))["leads"], [0, 1], "one node, whichever shard is asked")
+        await own.refused("node.get", {"node": "nobody"}, "node.not_found", 404)
         await own.refused("epic.get", {"epic": "nobody-0"}, "epic.not_found", 404)
         (await own.amphi("epic", "verify", epics[0].id)).exits(0)
         await holds(own, *(epic.id for epic in epics))

@@ -87,19 +87,19 @@ async def test_an_owner_that_dies_loses_its_lock_and_its_token_counts_no_more(c)
 
 async def test_who_renews_keeps_it_beyond_its_time(c):
     name = resource("renew")
-    held = await acquire(c, name, ttl_ms=2_000)
+    held = await acquire(c, name, ttl_ms=5_000)
     epic = await c.submit(writes(name))
     waiting = await epic.event("task.waiting", "t", reason="lock")
-    for _ in range(5):
-        await asyncio.sleep(0.8)
+    until = time.monotonic() + 8
+    while time.monotonic() < until:
         renewed = await c.api("lock.renew", {"resource": name, "token": held["token"]})
-        same((renewed["token"], renewed["owner"], 1_000 < renewed["lease_left_ms"] <= 2_000), (held["token"], "ann", True), renewed)
+        same((renewed["token"], renewed["owner"], 0 < renewed["lease_left_ms"] <= 5_000), (held["token"], "ann", True), renewed)
     same(epic.of("task.assigned"), [])
     longer = await c.api("lock.renew", {"resource": name, "owner": "ann", "ttl_ms": 40_000})
     assert longer["lease_left_ms"] > 30_000, longer
     await c.api("lock.release", {"resource": name, "token": held["token"]})
     started = await epic.event("task.started", "t")
-    assert milliseconds(started["ts"]) - milliseconds(waiting["ts"]) > 3_500, "longer than the first time"
+    assert milliseconds(started["ts"]) - milliseconds(waiting["ts"]) > 7_500, "longer than the first time"
     await epic.end("succeeded")
 
 

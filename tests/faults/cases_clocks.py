@@ -1,5 +1,4 @@
 """Clocks that are wrong: one `up` and its nodes live an hour or a year away, or twice as fast; the host's clock is never touched."""
-import asyncio
 import os
 import shutil
 import signal
@@ -36,7 +35,7 @@ async def wrong_clocks(stage):
     before = len(stage.elections.elected)
     end = time.monotonic() + 12
     while time.monotonic() < end:
-        await asyncio.sleep(0.3)
+        await stage.more(1)
     elected = len(stage.elections.elected) - before
     need(elected <= 1, f"{elected} elections though nothing failed")
     led = set()

@@ -1,5 +1,4 @@
 """Faults of disks: full, slow, without power. The store of NATS lies on an ext4 file system in a file, mounted for the case alone."""
-import asyncio
 import fcntl
 import os
 import signal
@@ -182,8 +181,7 @@ async def slow_disk(stage):
         began = time.monotonic()
         await stage.more(4, 180)
         while time.monotonic() < began + 20:
-            await asyncio.sleep(0.5)
-        await stage.more(1, 180)
+            await stage.more(1, 180)
     finally:
         try:
             (BLKIO / "cgroup.procs").write_text(str(stage.fleet.server.pid))

@@ -17,10 +17,10 @@ SLACK = 25
 
 
 class Elections:
-    """Every `manager.elected` and every accepted submission, with the time at which we heard of it."""
+    """Every event as it is told, by its number, and every `manager.elected` with the time at which we heard of it."""
 
     def __init__(self, fleet):
-        self.fleet, self.connection, self.elected, self.told = fleet, None, [], set()
+        self.fleet, self.connection, self.elected, self.told = fleet, None, [], {}
 
     async def listen(self):
         self.connection = await nats.connect(self.fleet.url().split(","), max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=_quiet)
@@ -28,12 +28,13 @@ class Elections:
         async def heard(message):
             event = json.loads(message.data)
             # The stream of events is made anew from the journal after a restart of NATS: what was told before is told again.
-            if (event["shard"], event["seq"]) in self.told:
+            if event["seq"] in self.told:
                 return
-            self.told.add((event["shard"], event["seq"]))
-            self.elected.append((time.monotonic(), event.get("node"), event.get("data", {})))
+            self.told[event["seq"]] = message.data
+            if event["type"] == "manager.elected":
+                self.elected.append((time.monotonic(), event.get("node"), event.get("data", {})))
 
-        await self.connection.subscribe("amphi.evt.*.*.manager-elected", cb=heard)
+        await self.connection.subscribe("amphi.evt.>", cb=heard)
 
     async def close(self):
         if self.connection is not None:
@@ -52,6 +53,7 @@ class LoadedStage(FleetStage):
         super().__init__(folder, shape, **options)
         self.trial = Trial(self.fleet, self.ledger, seed or folder.name, load or self.LOAD)
         self.elections = Elections(self.fleet)
+        self.trial.heard = self.elections.told
 
     async def rise(self):
         await super().rise()

@@ -15,6 +15,8 @@ from client import Client, Refused
 from judge import LAWS, MATRIX, Evidence, History, Ledger
 from load import Maker
 
+# Epics of which what was told is compared with what the journal says.
+COMPARED = 12
 ENDED = ("succeeded", "failed", "cancelled")
 # How long what was accepted may take to end once the faults are over, in seconds.
 CALM = 240
@@ -43,6 +45,7 @@ class Trial:
         self.cancelled = set()
         self.workers = []
         self.accepted_at = []  # times of the answers
+        self.heard = {}  # number -> event, as it was told while everything went on
 
     def begin(self):
         self.workers = [asyncio.create_task(self.work(n)) for n in range(self.load)]
@@ -157,10 +160,11 @@ class Trial:
         ]
 
     async def told(self, epics):
-        """The events of each epic. Of many at once from the stream, which has all if its numbers have no hole; else from the journal."""
+        """The events of each epic. Of many from what was heard all along and what the stream holds, if their numbers have no hole; else from
+        the journal, epic by epic."""
         found = {}
         if len(epics) > MANY:
-            events = await self.stream_of_events()
+            events = {seq: json.loads(data) for seq, data in self.heard.items()} | await self.stream_of_events()
             seqs = sorted(events)
             if seqs and seqs == list(range(1, len(seqs) + 1)):
                 found = {epic: [] for epic in epics}
@@ -168,15 +172,17 @@ class Trial:
                     if (event := events[seq])["epic"] in found:
                         found[event["epic"]].append(event)
             else:
-                say(f"  the stream of events has {len(seqs)} of {max(seqs, default=0)}; each epic is read from the journal")
+                say(f"  {len(seqs)} of {max(seqs, default=0)} events were heard or are in the stream; each epic is read from the journal")
         at_once = asyncio.Semaphore(3)
 
         async def read(epic):
             async with at_once:
                 found[epic] = await self.client.all("epic.events", "events", {"epic": epic}, timeout=120, within=600)
 
+        heard = {epic: found[epic] for epic in random.Random(self.seed).sample(sorted(found), min(len(found), COMPARED))}
         # One that was put away shows an empty list only if it has really none.
-        await asyncio.gather(*(read(epic) for epic in epics if not found.get(epic)))
+        await asyncio.gather(*(read(epic) for epic in epics if not found.get(epic) or epic in heard))
+        self.trouble += [f"{epic} was told otherwise than the journal has it" for epic in heard if heard[epic] != found[epic]]
         return found
 
     async def stream_of_events(self):

@@ -425,7 +425,11 @@ impl ManagerState {
                     let epoch = self.epoch();
                     self.couriers.send(epoch, (node, incarnation), order);
                 }
-                Action::Publish(events) => self.publisher.iter().for_each(|publisher| publisher.publish(events.clone())),
+                Action::Publish(events) => {
+                    if let Some(publisher) = &self.publisher {
+                        publisher.publish(events);
+                    }
+                }
                 Action::Tell(letters) => self.post.send(letters),
                 Action::Leads(epoch) => {
                     let now = self.time.now();

@@ -2,7 +2,8 @@
 //!
 //! The intent is in the effect ledger before it is sent. It carries `Idempotency-Key` (the same over the attempts of a run) and
 //! `Amphi-Fencing-Token` (grows with every attempt), so that a server can refuse what is late. `body` is a text, or JSON. An answer of 2xx (or
-//! `status`) is success, one of 4xx says that nothing happened; after one of 5xx, or none, nobody knows.
+//! `status`) is success, one of 4xx says that nothing happened; after one of 5xx, or none, nobody knows. Nor after 408 and 409: the
+//! server gave up waiting, or is at work on the same key (draft-ietf-httpapi-idempotency-key-header, section 2.6).
 //!
 //! With `check`, a URL in which `{key}` stands for the key, the server can be asked: a GET that answers 2xx says that it happened, 404 or 410
 //! that it did not; everything else is asked again for a while. It must not say 404 of a request that it is still working on. Without
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use amphi_protocol::journal::EffectIntent;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
@@ -113,7 +115,8 @@ async fn judged(url: &reqwest::Url, expected: Option<u64>, answer: reqwest::Resp
         return Acted::Done(outputs(answer).await);
     }
     let text = format!("{url} answered {}", status.as_u16());
-    if status.is_client_error() { Acted::NotDone(ToolError::failed(text)) } else { Acted::Unheard(text) }
+    let is_refusal = status.is_client_error() && !matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT);
+    if is_refusal { Acted::NotDone(ToolError::failed(text)) } else { Acted::Unheard(text) }
 }
 
 async fn asked(context: &Context, client: &reqwest::Client, check: &reqwest::Url, key: &str) -> Asked {

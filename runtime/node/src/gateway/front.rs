@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::request::Request;
+use super::route::is_no_leader;
 use super::submit::project;
 use super::who::{may, who};
 use super::{ENDPOINTS, Gateway, Named, REQUESTS_AT_ONCE, Reply, header_map, render};
@@ -47,8 +48,8 @@ enum Scope {
     Found,
     /// All of them, and what they say is one list of this name, ordered by this key.
     List(&'static str, &'static str),
-    /// All of them; the first one's answer, or a refusal.
-    All,
+    /// All of them, each of which knows every node; their answers are one, or a refusal.
+    Node,
     /// Any.
     Any,
 }
@@ -62,8 +63,8 @@ fn scope(verb: &str) -> Scope {
         "agent.list" => Scope::List("agents", "agent"),
         "node.list" => Scope::List("nodes", "id"),
         "incident.list" => Scope::List("incidents", "incident"),
-        "node.drain" => Scope::All,
-        "epic.validate" | "epic.plan" | "node.get" | "node.join" | "node.revoke" | "role.list" | "tree.get" => Scope::Any,
+        "node.get" | "node.drain" => Scope::Node,
+        "epic.validate" | "epic.plan" | "node.join" | "node.revoke" | "role.list" | "tree.get" => Scope::Any,
         verb if verb.starts_with("lock.") => Scope::Project,
         verb if verb.starts_with("agent.") || verb.starts_with("incident.") => Scope::Found,
         _ => Scope::Epic,
@@ -150,11 +151,7 @@ impl Front {
             Scope::Epic => self.where_epic_is(named, request).await,
             Scope::Found => self.first_that_knows(named, request, None).await.1,
             Scope::List(list, key) => self.put_together(named, request, (list, key)).await,
-            Scope::All => {
-                let mut replies = self.in_all(named, &request).await;
-                let refused = replies.iter().position(|(headers, _)| !headers.is_empty());
-                replies.swap_remove(refused.unwrap_or(0))
-            }
+            Scope::Node => self.one_node(named, &request).await,
         }
     }
 
@@ -197,18 +194,34 @@ impl Front {
         render(Ok(json!({ "ok": holds, "shards": verdicts })))
     }
 
-    /// Asks one shard after the other, `first` before the others, until one does not answer that there is no such thing.
+    /// Asks one shard after the other, `first` before the others, until one answers that knows it. A shard without a leader is passed over:
+    /// the others may know it, and only if none does it may have been there.
     async fn first_that_knows(&self, named: Named, request: Request, first: Option<usize>) -> (Option<usize>, Reply) {
         let others = (0..self.shards.len()).filter(|shard| Some(*shard) != first);
-        let mut last = None;
+        let (mut unsure, mut unknown) = (None, None);
         for shard in first.into_iter().chain(others) {
             let reply = self.in_shard(shard, named, request.clone()).await;
-            if !is_unknown(&reply) {
+            if is_unknown(&reply) {
+                unknown = Some(reply);
+            } else if is_no_leader(&reply) {
+                unsure = Some(reply);
+            } else {
                 return (Some(shard), reply);
             }
-            last = Some(reply);
         }
-        (None, last.unwrap_or_else(|| render(Err(ApiError::new(ErrorCode::Internal, "there is no shard")))))
+        let nobody = || render(Err(ApiError::new(ErrorCode::Internal, "there is no shard")));
+        (None, unsure.or(unknown).unwrap_or_else(nobody))
+    }
+
+    /// A node as all shards that know it see it; a refusal of one is that of all.
+    async fn one_node(&self, named: Named, request: &Request) -> Reply {
+        let mut replies = self.in_all(named, request).await;
+        let refused = replies.iter().position(|reply| !reply.0.is_empty() && !is_unknown(reply));
+        let known = replies.iter().filter(|(headers, _)| headers.is_empty()).filter_map(|(_, body)| serde_json::from_slice(body).ok());
+        match (refused, nodes(known.collect()).into_iter().next()) {
+            (None, Some(node)) => render(Ok(node)),
+            (refused, _) => replies.swap_remove(refused.unwrap_or(0)),
+        }
     }
 
     /// One page out of the pages of all shards. One that goes on is cut where the first of them does: nothing is left out.

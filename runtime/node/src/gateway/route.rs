@@ -119,7 +119,8 @@ fn unknown() -> ApiError {
         .hint("look, and send it again; a second submission with the same id is the same epic")
 }
 
-fn is_no_leader((headers, body): &Reply) -> bool {
+/// True if nobody led where it was asked; whether it was taken may be unknown.
+pub(super) fn is_no_leader((headers, body): &Reply) -> bool {
     let status = headers.get(subjects::ERROR_CODE_HEADER).map(String::as_str);
     let of_no_leader = ErrorCode::ClusterNoLeader.status().to_string();
     status == Some(of_no_leader.as_str())
